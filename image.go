@@ -1,0 +1,295 @@
+package pratique
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Media types Pratique knows. Source: OCI image-spec 1.1, Docker distribution.
+const (
+	MediaTypeImageIndex     = "application/vnd.oci.image.index.v1+json"
+	MediaTypeImageManifest  = "application/vnd.oci.image.manifest.v1+json"
+	MediaTypeImageConfig    = "application/vnd.oci.image.config.v1+json"
+	MediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	MediaTypeDockerConfig   = "application/vnd.docker.container.image.v1+json"
+	MediaTypeDockerSchema1  = "application/vnd.docker.distribution.manifest.v1+json"
+	MediaTypeSignedSchema1  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+	MediaTypeEmptyJSON      = "application/vnd.oci.empty.v1+json"
+)
+
+// Limits that every manifest is held to before it is parsed or kept.
+const (
+	// MaxManifestSize in bytes (OCI distribution-spec 1.1: registries should accept 4 MiB).
+	MaxManifestSize = 4 << 20
+	// MaxConfigSize in bytes for an image config.
+	MaxConfigSize = 8 << 20
+	// MaxIndexDepth is how deep indexes may nest.
+	MaxIndexDepth = 4
+)
+
+// ImageKind tells what a manifest describes.
+type ImageKind string
+
+// Kinds of manifests. The zero value is nothing that may be served.
+const (
+	KindImage    ImageKind = "image"    // runnable: a config and root file system layers
+	KindIndex    ImageKind = "index"    // OCI index or Docker list
+	KindArtifact ImageKind = "artifact" // chart, signature, SBOM, attestation, WebAssembly, unknown
+)
+
+// Platform of an image. Source: OCI image-spec, "platform".
+type Platform struct {
+	OS           string `json:"os,omitempty"`
+	Architecture string `json:"architecture,omitempty"`
+	Variant      string `json:"variant,omitempty"`
+	OSVersion    string `json:"os.version,omitempty"`
+}
+
+// String is os/architecture[/variant], as in the configuration.
+func (p Platform) String() string {
+	s := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		s += "/" + p.Variant
+	}
+	return s
+}
+
+// Matches reports whether p, of an index child, is wanted by the configured
+// platform w. A variant that w does not name is not asked for; arm64 and
+// arm64/v8 are the same.
+func (p Platform) Matches(w Platform) bool {
+	if p.OS != w.OS || p.Architecture != w.Architecture {
+		return false
+	}
+	if w.Variant == "" || w.Variant == p.Variant {
+		return true
+	}
+	return p.Architecture == "arm64" && w.Variant == "v8" && p.Variant == ""
+}
+
+// ParsePlatform reads os/architecture[/variant]. The error wraps ErrInvalid.
+func ParsePlatform(s string) (Platform, error) {
+	parts := strings.Split(s, "/")
+	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || parts[1] == "" || parts[len(parts)-1] == "" {
+		return Platform{}, fmt.Errorf("%w platform %q: want os/architecture[/variant], e.g. linux/amd64", ErrInvalid, s)
+	}
+	p := Platform{OS: parts[0], Architecture: parts[1]}
+	if len(parts) == 3 {
+		p.Variant = parts[2]
+	}
+	return p, nil
+}
+
+// Descriptor points at content. Source: OCI image-spec, "descriptor".
+type Descriptor struct {
+	MediaType    string            `json:"mediaType"`
+	Digest       digest.Digest     `json:"digest"`
+	Size         int64             `json:"size"`
+	Platform     *Platform         `json:"platform,omitempty"`
+	URLs         []string          `json:"urls,omitempty"`
+	ArtifactType string            `json:"artifactType,omitempty"`
+	Annotations  map[string]string `json:"annotations,omitempty"`
+}
+
+// Image is one resolved manifest, the unit of a verdict: a runnable image, an
+// index of images, or another artifact. Its bytes live in the blob store under
+// Digest; Image never changes once parsed.
+type Image struct {
+	Digest       digest.Digest     `json:"digest"`
+	MediaType    string            `json:"mediaType"`
+	Size         int64             `json:"size"`
+	Kind         ImageKind         `json:"kind"`
+	ArtifactType string            `json:"artifactType,omitempty"`
+	Config       Descriptor        `json:"config,omitzero"`
+	Layers       []Descriptor      `json:"layers,omitempty"`   // in order, base first
+	Children     []Descriptor      `json:"children,omitempty"` // of an index, in order
+	Subject      *Descriptor       `json:"subject,omitempty"`
+	Annotations  map[string]string `json:"annotations,omitempty"`
+	// FirstSeen is when Pratique first saw the digest; zero in a freshly parsed
+	// Image. `created` in a config is a claim, this is not.
+	FirstSeen time.Time `json:"firstSeen,omitzero"`
+}
+
+// Wanted are the children of an index for the given platforms, ordered as the
+// platforms are. With no platforms every runnable child is wanted. Children
+// without a platform that are not attestations are always wanted: nothing says
+// that no client runs them.
+func (i Image) Wanted(platforms []Platform) []Descriptor {
+	var out []Descriptor
+	taken := make(map[digest.Digest]bool)
+	add := func(d Descriptor) {
+		if !taken[d.Digest] {
+			taken[d.Digest] = true
+			out = append(out, d)
+		}
+	}
+	for _, w := range platforms {
+		for _, c := range i.Children {
+			if c.Platform != nil && c.Platform.Matches(w) {
+				add(c)
+			}
+		}
+	}
+	for _, c := range i.Children {
+		switch {
+		case c.Platform == nil || c.Platform.OS == "" && c.Platform.Architecture == "":
+			add(c)
+		case len(platforms) == 0 && c.Platform.OS != "unknown":
+			add(c)
+		}
+	}
+	return out
+}
+
+// rawManifest is the union of the fields of every manifest kind.
+type rawManifest struct {
+	SchemaVersion int               `json:"schemaVersion"`
+	MediaType     string            `json:"mediaType"`
+	ArtifactType  string            `json:"artifactType"`
+	Config        *Descriptor       `json:"config"`
+	Layers        []Descriptor      `json:"layers"`
+	Blobs         []Descriptor      `json:"blobs"`
+	Manifests     []Descriptor      `json:"manifests"`
+	Subject       *Descriptor       `json:"subject"`
+	Annotations   map[string]string `json:"annotations"`
+	FSLayers      json.RawMessage   `json:"fsLayers"`
+}
+
+// ParseManifest reads a manifest's bytes. mediaType is the Content-Type the
+// upstream sent; when the document names its own media type the two must agree
+// in kind, else one client would read an index where another reads an image
+// (CVE-2021-41190). The error wraps ErrInvalid and says what to do.
+func ParseManifest(mediaType string, raw []byte) (Image, error) {
+	if len(raw) > MaxManifestSize {
+		return Image{}, fmt.Errorf("%w manifest: %d bytes, at most %d are accepted", ErrInvalid, len(raw), MaxManifestSize)
+	}
+	mediaType, _, _ = strings.Cut(mediaType, ";")
+	mediaType = strings.TrimSpace(mediaType)
+	var m rawManifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return Image{}, fmt.Errorf("%w manifest: %w", ErrInvalid, err)
+	}
+	if mediaType == MediaTypeDockerSchema1 || mediaType == MediaTypeSignedSchema1 || m.SchemaVersion == 1 || len(m.FSLayers) > 0 {
+		return Image{}, fmt.Errorf("%w manifest: Docker schema 1 is not supported; push the image again with a current client", ErrInvalid)
+	}
+	if m.SchemaVersion != 2 {
+		return Image{}, fmt.Errorf("%w manifest: schemaVersion %d, want 2", ErrInvalid, m.SchemaVersion)
+	}
+	if len(m.Manifests) > 0 && (len(m.Layers) > 0 || m.Config != nil) {
+		return Image{}, fmt.Errorf("%w manifest: holds both manifests and layers", ErrInvalid)
+	}
+	if m.MediaType != "" && mediaType != "" && m.MediaType != mediaType && isManifestType(mediaType) {
+		return Image{}, fmt.Errorf("%w manifest: Content-Type %q, mediaType %q", ErrInvalid, mediaType, m.MediaType)
+	}
+	if !isManifestType(mediaType) {
+		mediaType = m.MediaType
+	}
+	if mediaType == "" {
+		mediaType = MediaTypeImageManifest
+		if m.Config == nil {
+			mediaType = MediaTypeImageIndex
+		}
+	}
+	img := Image{
+		Digest:       digest.FromBytes(raw),
+		MediaType:    mediaType,
+		Size:         int64(len(raw)),
+		ArtifactType: m.ArtifactType,
+		Subject:      m.Subject,
+		Annotations:  m.Annotations,
+	}
+	switch mediaType {
+	case MediaTypeImageIndex, MediaTypeDockerList:
+		if m.Config != nil || len(m.Layers) > 0 {
+			return Image{}, fmt.Errorf("%w manifest: %q with a config or layers", ErrInvalid, mediaType)
+		}
+		img.Kind, img.Children = KindIndex, m.Manifests
+	case MediaTypeImageManifest, MediaTypeDockerManifest:
+		if m.Config == nil || len(m.Manifests) > 0 {
+			return Image{}, fmt.Errorf("%w manifest: %q without a config or with manifests", ErrInvalid, mediaType)
+		}
+		img.Config, img.Layers = *m.Config, m.Layers
+		img.Kind = KindArtifact
+		if isImageConfig(m.Config.MediaType) {
+			img.Kind = KindImage
+		} else if img.ArtifactType == "" {
+			img.ArtifactType = m.Config.MediaType
+		}
+	default:
+		return Image{}, fmt.Errorf("%w manifest: media type %q is not supported", ErrInvalid, mediaType)
+	}
+	return img, img.validate()
+}
+
+func (i Image) validate() error {
+	check := func(what string, d Descriptor) error {
+		if _, err := ParseDigest(d.Digest.String()); err != nil {
+			return fmt.Errorf("%w manifest: %s: %w", ErrInvalid, what, err)
+		}
+		if d.Size < 0 {
+			return fmt.Errorf("%w manifest: %s %s has size %d", ErrInvalid, what, d.Digest, d.Size)
+		}
+		return nil
+	}
+	if i.Kind != KindIndex {
+		if err := check("config", i.Config); err != nil {
+			return err
+		}
+	}
+	for _, l := range i.Layers {
+		if err := check("layer", l); err != nil {
+			return err
+		}
+	}
+	for _, c := range i.Children {
+		if err := check("child", c); err != nil {
+			return err
+		}
+	}
+	if i.Subject != nil {
+		return check("subject", *i.Subject)
+	}
+	return nil
+}
+
+// Foreign returns the first layer whose bytes the registry may not hand out
+// (non-distributable, with URLs elsewhere), if there is one. Such an image can
+// be neither cached nor scanned whole.
+func (i Image) Foreign() (Descriptor, bool) {
+	for _, l := range i.Layers {
+		if len(l.URLs) > 0 || strings.Contains(l.MediaType, "nondistributable") || strings.Contains(l.MediaType, "rootfs.foreign") {
+			return l, true
+		}
+	}
+	return Descriptor{}, false
+}
+
+func isManifestType(t string) bool {
+	switch t {
+	case MediaTypeImageIndex, MediaTypeDockerList, MediaTypeImageManifest, MediaTypeDockerManifest:
+		return true
+	}
+	return false
+}
+
+func isImageConfig(t string) bool { return t == MediaTypeImageConfig || t == MediaTypeDockerConfig }
+
+// IsLayer reports whether a media type names a root file system layer that the
+// scanner reads: a tar, plain, gzip or zstd.
+func IsLayer(mediaType string) bool {
+	switch mediaType {
+	case "application/vnd.oci.image.layer.v1.tar",
+		"application/vnd.oci.image.layer.v1.tar+gzip",
+		"application/vnd.oci.image.layer.v1.tar+zstd",
+		"application/vnd.docker.image.rootfs.diff.tar",
+		"application/vnd.docker.image.rootfs.diff.tar.gzip",
+		"application/vnd.docker.image.rootfs.diff.tar.zstd":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,130 @@
+// Package store holds the contracts of Pratique's state and the one
+// implementation of its bytes.
+//
+// State (which repository holds what, inventories, components and their
+// findings, reports) is described by the interfaces here and implemented by
+// internal/sqlite and, for replicas, internal/redis; every implementation
+// passes the suites in store/storetest. Bytes (manifests, configs, layers) are
+// Blobs, over any of distribution's storage drivers.
+//
+// Unless a method says otherwise: it is safe for concurrent use, what it wrote
+// is durable when it returns nil, and an absent thing is an error wrapping
+// pratique.ErrNotFound, never a zero value.
+package store
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+)
+
+// Catalog knows which repository holds which manifest, and through it which
+// blobs. It is what makes a blob servable: a blob that no manifest of the
+// repository names is not there.
+type Catalog interface {
+	// Link records that ref's repository (Registry and Repo; tag and digest are
+	// ignored) holds img, with its config, layers and children. The first Link
+	// of a digest in any repository sets its FirstSeen to now, for ever.
+	// Idempotent. The manifest's bytes must be in the blob store before.
+	Link(ctx context.Context, ref pratique.Ref, img pratique.Image, now time.Time) error
+	// Image returns the manifest with this digest, known through any repository.
+	Image(ctx context.Context, d digest.Digest) (pratique.Image, error)
+	// Holders returns the digests of the manifests of ref's repository that name
+	// d as config or layer; if d itself is a manifest of that repository, d
+	// comes first. None is ErrNotFound.
+	Holders(ctx context.Context, ref pratique.Ref, d digest.Digest) ([]digest.Digest, error)
+	// Images yields every known manifest that is no index, with one of the
+	// references it was linked through (Tag filled when a tag names it now), in
+	// order of digest. It holds no lock while the caller's loop body runs. An
+	// error ends the sequence.
+	Images(ctx context.Context) iter.Seq2[Known, error]
+}
+
+// Known is one manifest with a reference that leads to it.
+type Known struct {
+	Ref   pratique.Ref
+	Image pratique.Image
+}
+
+// TagState is what a tag named when the upstream was last asked.
+type TagState struct {
+	Digest    digest.Digest
+	MediaType string
+	Size      int64
+	CheckedAt time.Time // last successful answer of the upstream
+	ChangedAt time.Time // when Digest was first seen under this tag
+}
+
+// Tags remembers tags and tag lists of upstreams.
+type Tags interface {
+	// Tag returns what ref's tag named when last checked.
+	Tag(ctx context.Context, ref pratique.Ref) (TagState, error)
+	// SetTag stores s; ChangedAt is kept from before when the digest is the same.
+	SetTag(ctx context.Context, ref pratique.Ref, s TagState) error
+	// TagList returns the last complete list of ref's repository, sorted as the
+	// upstream sorted it, and when it was fetched.
+	TagList(ctx context.Context, ref pratique.Ref) ([]string, time.Time, error)
+	// SetTagList replaces the list.
+	SetTagList(ctx context.Context, ref pratique.Ref, tags []string, at time.Time) error
+}
+
+// Inventories keeps what analysis found, by layer (or image config) digest and
+// analyzer key. The digest is that of the verified bytes, never a claimed diffID.
+type Inventories interface {
+	Inventory(ctx context.Context, d digest.Digest, analyzer string) (pratique.Inventory, error)
+	// PutInventory stores inv; an inventory already there under the key is kept:
+	// the same bytes and analyzers give the same inventory.
+	PutInventory(ctx context.Context, d digest.Digest, analyzer string, inv pratique.Inventory) error
+}
+
+// Components keeps distinct components, what a database says of them, and in
+// which images they occur.
+type Components interface {
+	// PutImage stores the components of an image and its occurrences of them,
+	// replacing the image's earlier occurrences. Components are shared: one that
+	// is there already is left alone.
+	PutImage(ctx context.Context, image digest.Digest, cs []pratique.Component, os []pratique.Occurrence) error
+	// Occurrences returns those of an image and, by id, the components they name.
+	Occurrences(ctx context.Context, image digest.Digest) ([]pratique.Occurrence, map[pratique.ComponentID]pratique.Component, error)
+	// Matches returns what database db says of the components. An id that was
+	// not matched against db is absent from the map; one that was, without
+	// findings, is present and empty.
+	Matches(ctx context.Context, db digest.Digest, ids []pratique.ComponentID) (map[pratique.ComponentID][]pratique.Vulnerability, error)
+	// PutMatches stores results for db. Results for databases other than db may
+	// be dropped for these ids.
+	PutMatches(ctx context.Context, db digest.Digest, ms map[pratique.ComponentID][]pratique.Vulnerability) error
+}
+
+// Reports keeps the standing report of every image.
+type Reports interface {
+	Report(ctx context.Context, image digest.Digest) (pratique.Report, error)
+	// PutReport replaces the standing report, unless the standing one was made
+	// with a newer database (Engine.DatabaseAt): then it returns nil and keeps
+	// the standing one. FirstSeen of findings (same Kind, ID, Package, Path) is
+	// carried from the standing report; a finding new to the image gets ScannedAt.
+	// The report as stored is returned.
+	PutReport(ctx context.Context, r pratique.Report) (pratique.Report, error)
+	// Images yields the digests of all images that have a report.
+	ReportedImages(ctx context.Context) iter.Seq2[digest.Digest, error]
+}
+
+// Pull is one answered manifest request.
+type Pull struct {
+	Ref     pratique.Ref
+	Client  string // IP address
+	At      time.Time
+	Outcome pratique.Outcome
+	Verdict string // id
+}
+
+// Pulls remembers who asked for what.
+type Pulls interface {
+	// Record stores a batch. It may be called off the request path.
+	Record(ctx context.Context, ps []Pull) error
+	// Served returns when an image was first and last served; ErrNotFound when never.
+	Served(ctx context.Context, image digest.Digest) (first, last time.Time, err error)
+}
