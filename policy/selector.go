@@ -1,0 +1,100 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"pratique"
+)
+
+// selector says which references a rule is about: every list that is there must
+// hold a glob that fits.
+type selector struct {
+	upstream, repository, tag globs
+}
+
+// selects reports whether ref is meant; doubt is the answer where ref does not
+// say what is asked.
+func (s *selector) selects(ref *pratique.Ref, doubt bool) bool {
+	if s.upstream != nil && !s.upstream.match(ref.Registry) {
+		return false
+	}
+	if s.repository != nil && !s.repository.match(ref.Repo) {
+		return false
+	}
+	switch {
+	case s.tag == nil:
+		return true
+	case ref.Tag == "":
+		return doubt
+	}
+	return s.tag.match(ref.Tag)
+}
+
+type globs []*regexp.Regexp
+
+func (gs globs) match(s string) bool {
+	for _, g := range gs {
+		if g.MatchString(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// glob compiles a pattern: * is any run of characters but "/", ** any run, ? any
+// one character but "/". Everything else is itself.
+func glob(pattern string) (*regexp.Regexp, error) {
+	if pattern == "" {
+		return nil, errors.New("an empty pattern fits nothing")
+	}
+	if len(pattern) > 512 {
+		return nil, errors.New("a pattern is at most 512 characters long")
+	}
+	var b strings.Builder
+	b.WriteString(`\A(?s:`)
+	for i := 0; i < len(pattern); i++ {
+		switch c := pattern[i]; {
+		case strings.HasPrefix(pattern[i:], "**"):
+			b.WriteString(`.*`)
+			i++
+		case c == '*':
+			b.WriteString(`[^/]*`)
+		case c == '?':
+			b.WriteString(`[^/]`)
+		default:
+			b.WriteString(regexp.QuoteMeta(pattern[i : i+1]))
+		}
+	}
+	b.WriteString(`)\z`)
+	return regexp.Compile(b.String())
+}
+
+// Characters of which the things that globs are held against are made. A
+// pattern with any other can never fit, so it is a mistake.
+const (
+	lower     = "abcdefghijklmnopqrstuvwxyz0123456789"
+	repoChars = lower + "._-/"
+	keyChars  = lower + "._-"
+	tagChars  = lower + "ABCDEFGHIJKLMNOPQRSTUVWXYZ._-"
+)
+
+// reachable refuses a pattern that can fit nothing, with a hint.
+func reachable(pattern, chars string) error {
+	i := strings.IndexFunc(pattern, func(r rune) bool { return !strings.ContainsRune(chars+"*?", r) })
+	if i < 0 {
+		return nil
+	}
+	r := []rune(pattern[i:])[0]
+	switch {
+	case r == '[' || r == '{':
+		return fmt.Errorf("%q fits nothing: classes and alternatives are not supported; write a list of patterns", pattern)
+	case r == ':' && chars == repoChars:
+		return fmt.Errorf("%q fits nothing: a repository has no tag; write the tag under `tag`", pattern)
+	case r == '/' && chars == keyChars:
+		return fmt.Errorf("%q fits nothing: an upstream's key has no %q; write the rest under `repository`", pattern, r)
+	}
+	return fmt.Errorf("%q fits nothing: %q never occurs there", pattern, r)
+}
