@@ -27,6 +27,9 @@ var (
 	ErrPending = errors.New("scan not finished")
 	// ErrInvalid: the input breaks the grammar or a limit and never will be accepted.
 	ErrInvalid = errors.New("invalid")
+	// ErrNoDatabase: no vulnerability database has been adopted yet, so nothing
+	// can be matched and nothing unscanned can be served.
+	ErrNoDatabase = errors.New("no vulnerability database")
 )
 
 // Ref names what was asked for: a manifest by tag, by digest, or by both, in a

@@ -2,7 +2,6 @@ package scanner
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"pratique"
@@ -42,6 +41,5 @@ type Matcher interface {
 	EOL(ctx context.Context, os pratique.OS) bool
 }
 
-// ErrNoDatabase: no vulnerability database has been adopted yet, so nothing can
-// be matched and nothing unscanned can be served.
-var ErrNoDatabase = errors.New("no vulnerability database")
+// ErrNoDatabase is pratique.ErrNoDatabase, which Match's error wraps.
+var ErrNoDatabase = pratique.ErrNoDatabase
