@@ -269,6 +269,74 @@ func (i Image) Foreign() (Descriptor, bool) {
 	return Descriptor{}, false
 }
 
+// Runnable reports whether a client could run what the manifest names, so that
+// it has to be scanned whatever it calls itself. Clients are more lenient than
+// the specification, and a manifest is written by whoever pushed it:
+//
+//   - a layer with a root file system's media type is unpacked under any config
+//     (containerd looks at the layers' types only),
+//   - under an image config, and under whatever config in a Docker schema 2
+//     manifest, podman and docker unpack every layer, whatever its type; docker
+//     takes a few nameless config types for an image's too.
+//
+// The exception under such a config are layers that all claim to be JSON: that
+// is how signatures (cosign) and attestations (BuildKit) are stored.
+//
+// A runnable image is never StateUnsupported: a layer of it that cannot be
+// read, or whose media type IsLayer does not know, is a Problem.
+func (i Image) Runnable() bool {
+	if i.Kind == KindIndex {
+		return false
+	}
+	json := 0
+	for _, l := range i.Layers {
+		if unpacked(l.MediaType) {
+			return true
+		}
+		if isJSON(l.MediaType) {
+			json++
+		}
+	}
+	return i.ImageConfig() && (len(i.Layers) == 0 || json < len(i.Layers))
+}
+
+// ImageConfig reports whether some client takes the manifest's config for that
+// of a runnable image.
+func (i Image) ImageConfig() bool {
+	if i.Kind == KindIndex {
+		return false
+	}
+	if i.Kind == KindImage || i.MediaType == MediaTypeDockerManifest {
+		return true
+	}
+	switch mediaBase(i.Config.MediaType) {
+	case "", "application/octet-stream", "application/json", "text/html":
+		return true // docker's ImageTypes: what old registries sent instead
+	}
+	return isImageConfig(mediaBase(i.Config.MediaType))
+}
+
+// unpacked reports whether a client unpacks a layer for its media type alone,
+// compressions, encryptions and spellings that the scanner does not read
+// included. Helm charts and the like have types of their own.
+func unpacked(mediaType string) bool {
+	t := mediaBase(mediaType)
+	return strings.HasPrefix(t, "application/vnd.oci.image.layer.") ||
+		strings.HasPrefix(t, "application/vnd.docker.image.rootfs.") ||
+		strings.HasPrefix(t, "application/vnd.docker.container.image.rootfs.")
+}
+
+func isJSON(mediaType string) bool {
+	t := mediaBase(mediaType)
+	return strings.HasSuffix(t, "+json") || t == "application/json"
+}
+
+// mediaBase is a media type without parameters, in lower case.
+func mediaBase(mediaType string) string {
+	t, _, _ := strings.Cut(mediaType, ";")
+	return strings.ToLower(strings.TrimSpace(t))
+}
+
 func isManifestType(t string) bool {
 	switch t {
 	case MediaTypeImageIndex, MediaTypeDockerList, MediaTypeImageManifest, MediaTypeDockerManifest:
