@@ -1,0 +1,266 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+)
+
+// ErrMismatch: bytes are not what their digest or size says. Nothing of them is
+// kept.
+var ErrMismatch = errors.New("content does not match its digest")
+
+// BlobsConfig says where bytes are kept.
+type BlobsConfig struct {
+	// Driver is the name of a storage driver of distribution v3: filesystem, s3,
+	// gcs, azure, inmemory. If empty, filesystem.
+	Driver string
+	// Parameters of the driver, as in distribution's configuration. The
+	// filesystem driver needs rootdirectory.
+	Parameters map[string]any
+	// Spool is the local directory that holds blobs while they arrive. If empty,
+	// `spool` under the filesystem driver's rootdirectory, else `pratique-spool`
+	// in the system's directory for temporary files. With the filesystem driver
+	// it must be on the same file system as rootdirectory, because a blob is
+	// committed by a rename. Several processes may share it.
+	Spool string
+}
+
+// Blobs are the verified bytes of manifests, configs and layers, by digest. A
+// blob exists here only after its size and digest were checked and it was made
+// durable; what exists never changes.
+type Blobs struct {
+	driver storagedriver.StorageDriver
+	// root is the rootdirectory of the filesystem driver: its files are opened
+	// directly, so that they can be sent with sendfile. Empty for the others.
+	root  string
+	spool *spoolDir
+}
+
+// blobsPath is the folder of all blobs in the driver's name space.
+const blobsPath = "/blobs"
+
+// stagingPath is where drivers that show unfinished files keep them.
+const stagingPath = "/staging"
+
+// stagingAge is how old a staged file must be to be surely abandoned: another
+// replica may be writing the younger ones.
+const stagingAge = 24 * time.Hour
+
+// OpenBlobs opens the store and removes what a crash left half written.
+func OpenBlobs(ctx context.Context, cfg BlobsConfig) (*Blobs, error) {
+	if cfg.Driver == "" {
+		cfg.Driver = "filesystem"
+	}
+	b := &Blobs{}
+	spool := cfg.Spool
+	if cfg.Driver == "filesystem" {
+		root, _ := cfg.Parameters["rootdirectory"].(string)
+		if root == "" {
+			return nil, errors.New("storage: the filesystem driver needs the parameter rootdirectory")
+		}
+		abs, err := filepath.Abs(root)
+		if err != nil {
+			return nil, fmt.Errorf("storage: %w", err)
+		}
+		b.root = abs
+		if err := makeDir(filepath.Join(abs, blobsPath)); err != nil {
+			return nil, fmt.Errorf("storage: %w", err)
+		}
+		if spool == "" {
+			spool = filepath.Join(abs, "spool")
+		}
+	}
+	if spool == "" {
+		spool = filepath.Join(os.TempDir(), "pratique-spool")
+	}
+	var err error
+	if b.driver, err = factory.Create(ctx, cfg.Driver, cfg.Parameters); err != nil {
+		return nil, fmt.Errorf("storage driver %s: %w", cfg.Driver, err)
+	}
+	if b.spool, err = openSpoolDir(spool); err != nil {
+		return nil, err
+	}
+	if b.root != "" {
+		err = b.spool.checkRename(filepath.Join(b.root, blobsPath))
+	} else {
+		err = b.removeStaged(ctx, time.Now().Add(-stagingAge))
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.spool.close())
+	}
+	return b, nil
+}
+
+// Close ends the use of the spool; blobs in arrival are lost.
+func (b *Blobs) Close() error { return b.spool.close() }
+
+// blobPath is the path of d in the driver's name space. The digest is checked
+// because it becomes part of a path.
+func blobPath(d digest.Digest) (string, error) {
+	d, err := pratique.ParseDigest(d.String())
+	if err != nil {
+		return "", err
+	}
+	hex := d.Encoded()
+	return blobsPath + "/" + d.Algorithm().String() + "/" + hex[:2] + "/" + hex, nil
+}
+
+// wrap names the blob and turns the drivers' ways of saying "not there" into
+// ErrNotFound.
+func wrap(d digest.Digest, err error) error {
+	var gone storagedriver.PathNotFoundError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &gone), errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("blob %s: %w", d, pratique.ErrNotFound)
+	}
+	return fmt.Errorf("blob %s: %w", d, err)
+}
+
+// Stat returns the size of a blob that exists.
+func (b *Blobs) Stat(ctx context.Context, d digest.Digest) (int64, error) {
+	path, err := blobPath(d)
+	if err != nil {
+		return 0, err
+	}
+	if b.root != "" {
+		info, err := os.Stat(filepath.Join(b.root, path))
+		if err != nil {
+			return 0, wrap(d, err)
+		}
+		return info.Size(), nil
+	}
+	info, err := b.driver.Stat(ctx, path)
+	if err != nil {
+		return 0, wrap(d, err)
+	}
+	return info.Size(), nil
+}
+
+// Open returns a reader from offset to the end and the size of the whole blob.
+// With the filesystem driver the reader is an *os.File.
+func (b *Blobs) Open(ctx context.Context, d digest.Digest, offset int64) (io.ReadCloser, int64, error) {
+	path, err := blobPath(d)
+	if err != nil {
+		return nil, 0, err
+	}
+	if b.root == "" {
+		info, err := b.driver.Stat(ctx, path)
+		if err != nil {
+			return nil, 0, wrap(d, err)
+		}
+		if offset < 0 || offset > info.Size() {
+			return nil, 0, fmt.Errorf("blob %s: %w offset %d of %d bytes", d, pratique.ErrInvalid, offset, info.Size())
+		}
+		if offset == info.Size() { // some drivers refuse a range of nothing
+			return io.NopCloser(bytes.NewReader(nil)), info.Size(), nil
+		}
+		r, err := b.driver.Reader(ctx, path, offset)
+		return r, info.Size(), wrap(d, err)
+	}
+	f, err := os.Open(filepath.Join(b.root, path))
+	if err != nil {
+		return nil, 0, wrap(d, err)
+	}
+	info, err := f.Stat()
+	if err == nil && (offset < 0 || offset > info.Size()) {
+		err = fmt.Errorf("%w offset %d of %d bytes", pratique.ErrInvalid, offset, info.Size())
+	}
+	if err == nil && offset > 0 {
+		_, err = f.Seek(offset, io.SeekStart)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(wrap(d, err), f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+// ReadAll returns the bytes of a small blob, checked against the digest again:
+// ErrMismatch when the storage changed them, ErrInvalid when there are more
+// than limit.
+func (b *Blobs) ReadAll(ctx context.Context, d digest.Digest, limit int64) ([]byte, error) {
+	r, size, err := b.Open(ctx, d, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if size > limit {
+		return nil, fmt.Errorf("blob %s: %w size %d, at most %d are read", d, pratique.ErrInvalid, size, limit)
+	}
+	raw := make([]byte, size)
+	if _, err := io.ReadFull(r, raw); err != nil {
+		return nil, fmt.Errorf("blob %s: %w", d, err)
+	}
+	if d.Algorithm().FromBytes(raw) != d {
+		return nil, fmt.Errorf("blob %s as read from storage: %w", d, ErrMismatch)
+	}
+	return raw, nil
+}
+
+// Put stores bytes under their digest; ErrMismatch when it is another's. A blob
+// that exists is left alone.
+func (b *Blobs) Put(ctx context.Context, d digest.Digest, raw []byte) error {
+	if size, err := b.Stat(ctx, d); err == nil && size == int64(len(raw)) {
+		return nil
+	} else if err != nil && !errors.Is(err, pratique.ErrNotFound) {
+		return err
+	}
+	s, err := b.Create(ctx, d, int64(len(raw)))
+	if err != nil {
+		return err
+	}
+	if _, err := s.Write(raw); err != nil {
+		s.Abort(err)
+		return err
+	}
+	return s.Commit(ctx)
+}
+
+// Delete removes a blob. Readers that have it open keep it with the filesystem
+// driver.
+func (b *Blobs) Delete(ctx context.Context, d digest.Digest) error {
+	path, err := blobPath(d)
+	if err != nil {
+		return err
+	}
+	return wrap(d, b.driver.Delete(ctx, path))
+}
+
+// Walk calls f for every blob, in no particular order, until f fails. Blobs
+// that come or go meanwhile may be seen or not.
+func (b *Blobs) Walk(ctx context.Context, f func(d digest.Digest, size int64, modified time.Time) error) error {
+	err := b.driver.Walk(ctx, blobsPath, func(info storagedriver.FileInfo) error {
+		if err := ctx.Err(); err != nil || info.IsDir() {
+			return err
+		}
+		parts := strings.Split(strings.TrimPrefix(info.Path(), blobsPath+"/"), "/")
+		if len(parts) != 3 {
+			return nil
+		}
+		d, err := pratique.ParseDigest(parts[0] + ":" + parts[2])
+		if err != nil {
+			return nil // not ours: lost+found, a driver's own file
+		}
+		return f(d, info.Size(), info.ModTime())
+	})
+	var gone storagedriver.PathNotFoundError
+	if errors.As(err, &gone) && gone.Path == blobsPath {
+		return nil // nothing was ever stored
+	}
+	return err
+}

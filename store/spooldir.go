@@ -1,0 +1,220 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/opencontainers/go-digest"
+)
+
+// spoolDir is this process's own folder in the spool. Holding a lock on a file
+// in it says that the process lives: the kernel drops the lock with the
+// process, and whoever starts next removes the folder.
+type spoolDir struct {
+	path string
+	lock *os.File
+	next atomic.Uint64
+}
+
+// lockName is the file that is locked, in the spool and in each folder of it.
+const lockName = "lock"
+
+// openSpoolDir removes the folders of processes that are gone and makes a new
+// one.
+func openSpoolDir(root string) (*spoolDir, error) {
+	fail := func(err error) (*spoolDir, error) { return nil, fmt.Errorf("spool %s: %w", root, err) }
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return fail(err)
+	}
+	// Whoever holds this lock may make and remove folders.
+	all, err := lockFile(filepath.Join(root, lockName), syscall.LOCK_EX)
+	if err != nil {
+		return fail(err)
+	}
+	defer all.Close()
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return fail(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeAbandoned(filepath.Join(root, e.Name())); err != nil {
+				return fail(err)
+			}
+		}
+	}
+	path, err := os.MkdirTemp(root, strconv.Itoa(os.Getpid())+"-")
+	if err != nil {
+		return fail(err)
+	}
+	lock, err := lockFile(filepath.Join(path, lockName), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err != nil {
+		return fail(err)
+	}
+	return &spoolDir{path: path, lock: lock}, nil
+}
+
+// removeAbandoned removes the folder unless its process lives.
+func removeAbandoned(path string) error {
+	lock, err := lockFile(filepath.Join(path, lockName), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(path), lock.Close())
+}
+
+func lockFile(path string, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), how)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// create makes a new empty file; prefix is for people who look.
+func (s *spoolDir) create(prefix string) (*os.File, error) {
+	name := prefix + "-" + strconv.FormatUint(s.next.Add(1), 10)
+	return os.OpenFile(filepath.Join(s.path, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+}
+
+// checkRename proves that files can be renamed from the spool into dir.
+func (s *spoolDir) checkRename(dir string) error {
+	f, err := s.create("probe")
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	target := filepath.Join(dir, filepath.Base(s.path)+".probe")
+	err = errors.Join(f.Close(), os.Rename(f.Name(), target))
+	if errors.Is(err, syscall.EXDEV) {
+		return fmt.Errorf("spool %s is on another file system than %s: put it on the same one", filepath.Dir(s.path), dir)
+	} else if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	return os.Remove(target)
+}
+
+func (s *spoolDir) close() error {
+	return errors.Join(os.RemoveAll(s.path), s.lock.Close())
+}
+
+// makeDir makes dir and its missing parents durable: a file's name lasts only
+// as long as the folders that lead to it.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o755)
+	switch {
+	case err == nil:
+		return syncDir(filepath.Dir(dir))
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		if err := makeDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		return makeDir(dir)
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// uploadBuffer is the piece in which a spool file goes to a driver.
+const uploadBuffer = 4 << 20
+
+// upload copies a verified file into a driver that is not the filesystem's.
+// With s3 an upload is visible only when it is complete; the others show
+// unfinished files or delete the target when an upload is cancelled, so they
+// get the bytes under another name first.
+func (b *Blobs) upload(ctx context.Context, d digest.Digest, from string, size int64) error {
+	path, err := blobPath(d)
+	if err != nil {
+		return err
+	}
+	to := path
+	if b.driver.Name() != "s3aws" {
+		to = stagingPath + "/" + filepath.Base(b.spool.path) + "-" + filepath.Base(from)
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w, err := b.driver.Writer(ctx, to, false)
+	if err != nil {
+		return err
+	}
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{f}, make([]byte, uploadBuffer))
+	if err == nil && n != size {
+		err = fmt.Errorf("spool file holds %d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	if err == nil {
+		err = w.Commit(ctx)
+	}
+	if err != nil {
+		// The context may be what failed; the rest of an upload costs money.
+		return errors.Join(err, w.Cancel(context.WithoutCancel(ctx)))
+	}
+	_ = w.Close() // committed; some drivers call a second close an error
+	if to != path {
+		if err := b.driver.Move(ctx, to, path); err != nil {
+			return err
+		}
+	}
+	info, err := b.driver.Stat(ctx, path)
+	if err != nil {
+		return err
+	}
+	if info.Size() != size {
+		return errors.Join(
+			fmt.Errorf("the storage driver holds %d of %d bytes: %w", info.Size(), size, ErrMismatch),
+			b.driver.Delete(ctx, path))
+	}
+	return nil
+}
+
+// removeStaged deletes staged files that nobody can still be writing.
+func (b *Blobs) removeStaged(ctx context.Context, before time.Time) error {
+	var gone storagedriver.PathNotFoundError
+	paths, err := b.driver.List(ctx, stagingPath)
+	if errors.As(err, &gone) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	for _, path := range paths {
+		info, err := b.driver.Stat(ctx, path)
+		if err == nil && info.ModTime().Before(before) {
+			err = b.driver.Delete(ctx, path)
+		}
+		if err != nil && !errors.As(err, &gone) {
+			return fmt.Errorf("storage: %w", err)
+		}
+	}
+	return nil
+}
