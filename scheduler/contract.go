@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"pratique"
 )
 
@@ -26,6 +28,7 @@ type Job struct {
 	Attempts  int       // finished attempts so far
 	NotBefore time.Time // earliest start, after a failed attempt
 	Error     string    // of the last attempt
+	Lease     int64     // names this holding of the job; opaque
 }
 
 // Queue is a durable set of open jobs, at most one per digest.
@@ -36,20 +39,29 @@ type Queue interface {
 	Push(ctx context.Context, ref pratique.Ref, p Priority, now time.Time) error
 	// Take leases the most urgent job that nobody holds (oldest first within a
 	// priority) until now+lease. None is pratique.ErrNotFound. A job whose lease
-	// ran out is taken again.
+	// ran out, or whose holder is known to be dead, is taken again.
 	Take(ctx context.Context, now time.Time, lease time.Duration) (Job, error)
+	// Renew moves the end of the job's lease to until. A job that is closed, or
+	// whose lease was taken by another, is pratique.ErrNotFound.
+	Renew(ctx context.Context, j Job, until time.Time) error
 	// Finish closes the job, or with a non-nil failure keeps it open until
-	// retryAt, its attempts counted; a zero retryAt closes it as dead.
+	// retryAt, its attempts counted; a zero retryAt closes it as dead: the digest
+	// may be pushed again, as a new job without attempts. A job that is closed,
+	// or whose lease was taken by another, is pratique.ErrNotFound and left alone.
 	Finish(ctx context.Context, j Job, failure error, retryAt time.Time) error
 	// Len counts open jobs by priority.
 	Len(ctx context.Context) (map[Priority]int, error)
 }
 
-// Scanner does the work of a job.
+// Scanner does the work.
 type Scanner interface {
 	// Scan brings the image's report up to date and returns it as stored. A scan
 	// that could not be done because of the image is a report (failed,
 	// incomplete); an error means that trying again may help (upstream down,
 	// disk full, no database).
 	Scan(ctx context.Context, ref pratique.Ref) (pratique.Report, error)
+	// Rematch renews the report of an image that has one with the database in use
+	// now and returns what stands then; no content is read. A report that was
+	// made with that database already, or that matching cannot change, stands.
+	Rematch(ctx context.Context, image digest.Digest) (pratique.Report, error)
 }

@@ -1,0 +1,130 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"iter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+	"pratique/store"
+)
+
+// Report implements store.Reports.
+func (db *DB) Report(ctx context.Context, image digest.Digest) (pratique.Report, error) {
+	var doc []byte
+	var r pratique.Report
+	err := db.row(ctx, `SELECT doc FROM reports WHERE digest = ?`, []any{image.String()}, &doc)
+	if err == nil {
+		err = db.decode(doc, &r)
+	}
+	if err != nil {
+		return pratique.Report{}, annotate(err, "report on %s", image)
+	}
+	return r, nil
+}
+
+// PutReport implements store.Reports: read, compare and write are one transaction.
+func (db *DB) PutReport(ctx context.Context, r pratique.Report) (pratique.Report, error) {
+	if err := r.State.Validate(); err != nil {
+		return pratique.Report{}, annotate(err, "report on %s", r.Image)
+	}
+	err := db.write(ctx, func(tx *sql.Tx) error {
+		var prevDoc []byte
+		var prev pratique.Report
+		err := found(tx.QueryRowContext(ctx, `SELECT doc FROM reports WHERE digest = ?`, r.Image.String()).Scan(&prevDoc))
+		if err == nil {
+			err = db.decode(prevDoc, &prev)
+		}
+		if err != nil && !isNotFound(err) {
+			return err
+		}
+		if prev.Engine.DatabaseAt.After(r.Engine.DatabaseAt) {
+			r = prev
+			return nil
+		}
+		r.Findings = store.CarryFirstSeen(prev, r)
+		doc, err := db.encode(r)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO reports (digest, state, scanned_at, database_at, doc) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (digest) DO UPDATE SET state = excluded.state, scanned_at = excluded.scanned_at, database_at = excluded.database_at, doc = excluded.doc`,
+			r.Image.String(), string(r.State), nanos(r.ScannedAt), nanos(r.Engine.DatabaseAt), doc)
+		return err
+	})
+	if err != nil {
+		return pratique.Report{}, annotate(err, "report on %s", r.Image)
+	}
+	return r, nil
+}
+
+// reportsPage is how many digests ReportedImages reads at once.
+const reportsPage = 1024
+
+// ReportedImages implements store.Reports, in order of digest.
+func (db *DB) ReportedImages(ctx context.Context) iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
+		last := ""
+		for {
+			var page []digest.Digest
+			err := db.rows(ctx, `SELECT digest FROM reports WHERE digest > ? ORDER BY digest LIMIT ?`, []any{last, reportsPage}, func(scan func(...any) error) error {
+				var d digest.Digest
+				err := scan(&d)
+				page = append(page, d)
+				return err
+			})
+			if err != nil {
+				yield("", annotate(err, "reports"))
+				return
+			}
+			for _, d := range page {
+				if !yield(d, nil) {
+					return
+				}
+			}
+			if len(page) < reportsPage {
+				return
+			}
+			last = page[len(page)-1].String()
+		}
+	}
+}
+
+// Record implements store.Pulls. The batch is durable when it returns, like
+// everything here: it is written off the request path, so one sync a batch is
+// cheap enough to need no weaker kind of table.
+func (db *DB) Record(ctx context.Context, ps []store.Pull) error {
+	return annotate(db.write(ctx, func(tx *sql.Tx) error {
+		for _, p := range ps {
+			repo, err := repository(ctx, tx, p.Ref)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO pulls (at, repository, tag, digest, client, outcome, verdict) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+				nanos(p.At), repo, p.Ref.Tag, p.Ref.Digest.String(), p.Client, p.Outcome.String(), p.Verdict); err != nil {
+				return err
+			}
+			if p.Outcome == pratique.OutcomeDeny || p.Ref.Digest == "" {
+				continue
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO served (digest, first_at, last_at) VALUES (?1, ?2, ?2)
+				ON CONFLICT (digest) DO UPDATE SET first_at = min(first_at, excluded.first_at), last_at = max(last_at, excluded.last_at)`,
+				p.Ref.Digest.String(), nanos(p.At)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}), "pulls")
+}
+
+// Served implements store.Pulls.
+func (db *DB) Served(ctx context.Context, image digest.Digest) (first, last time.Time, err error) {
+	var f, l int64
+	if err := db.row(ctx, `SELECT first_at, last_at FROM served WHERE digest = ?`, []any{image.String()}, &f, &l); err != nil {
+		return time.Time{}, time.Time{}, annotate(err, "pulls of %s", image)
+	}
+	return at(f), at(l), nil
+}
