@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
@@ -133,7 +134,16 @@ func compile(f File) (policy, strictyaml.Pos, error) {
 		}
 		p.rules = append(p.rules, c.rule(i, d))
 	}
+	slices.SortStableFunc(c.errs, byPosition)
 	return p, pos, errors.Join(c.errs...)
+}
+
+func byPosition(a, b error) int {
+	var x, y *strictyaml.Error
+	if !errors.As(a, &x) || !errors.As(b, &y) {
+		return 0
+	}
+	return cmp.Or(cmp.Compare(x.Pos.Line, y.Pos.Line), cmp.Compare(x.Pos.Column, y.Pos.Column))
 }
 
 func (c *compiler) checkName(name, what string, pos strictyaml.Pos) {
@@ -181,6 +191,7 @@ func (c *compiler) rule(i int, d *ruleDocument) rule {
 		c.fail(c.at(path+".message", d.Pos), "message: want one line of at most %d bytes", maxMessage)
 	}
 	c.condition(&r, path, d)
+	r.words = r.wordings()
 	r.match = c.selector(d.Match, path+".match")
 	r.except = c.selector(d.Except, path+".except")
 	return r

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 
 	"pratique"
 	"pratique/internal/strictyaml"
@@ -112,15 +111,26 @@ func (s *Set) Decide(f Facts) pratique.Verdict {
 		reasons = p.judge(&f, state, &t, reasons)
 		outcome = strictest(outcome, reasonsOutcome(reasons[before:]))
 	}
-	slices.SortStableFunc(reasons, func(a, b pratique.Reason) int {
-		return strictness(b.Action) - strictness(a.Action)
-	})
-	if outcome != pratique.OutcomeAllow {
-		reasons = slices.DeleteFunc(reasons, func(r pratique.Reason) bool { return r.Action == pratique.OutcomeAllow })
-	}
-	v.Outcome, v.Reasons = outcome, reasons
+	v.Outcome, v.Reasons = outcome, inOrder(reasons, outcome)
 	v.ID = verdictID(&f, &v)
 	return v
+}
+
+// inOrder returns the denying reasons, then the warning ones; those that allow
+// only when the outcome is allow.
+func inOrder(reasons []pratique.Reason, outcome pratique.Outcome) []pratique.Reason {
+	if outcome == pratique.OutcomeAllow || len(reasons) == 1 {
+		return reasons // allow is the mildest outcome: there is no other reason then
+	}
+	out := make([]pratique.Reason, 0, len(reasons))
+	for level := strictness(pratique.OutcomeDeny); level > strictness(pratique.OutcomeAllow); level-- {
+		for i := range reasons {
+			if strictness(reasons[i].Action) == level {
+				out = append(out, reasons[i])
+			}
+		}
+	}
+	return out
 }
 
 // judge appends the policy's reasons, of which there is always at least one.

@@ -2,6 +2,9 @@ package policy
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
 
 	"pratique"
 )
@@ -53,6 +56,7 @@ type rule struct {
 	// Of vulnerability and secret.
 	minRank int
 	fixable bool
+	words   [2]string // see wordings
 }
 
 // lenient rules let through what would otherwise be refused: they need to be
@@ -88,55 +92,84 @@ func (r *rule) holds(f *Facts, state pratique.State, t *tally) bool {
 // reason is the rule's part in a verdict, its condition being met.
 func (r *rule) reason(policy string, f *Facts, state pratique.State, t *tally) pratique.Reason {
 	out := pratique.Reason{Policy: policy, Rule: r.name, Action: r.action, Message: r.message}
-	var text string
 	switch r.kind {
 	case kindVulnerability:
 		out.Findings = t.worst(pratique.KindVulnerability, r.minRank, r.fixable)
-		text = r.describe(len(out.Findings))
 	case kindSecret:
 		out.Findings = t.worst(pratique.KindSecret, r.minRank, false)
-		text = r.describe(len(out.Findings))
 	case kindEndOfLife:
-		text = endOfLifeText(f.Report.OS)
 	default:
 		out.State = state
-		text = stateText(state, f.Report.Problems)
 	}
-	if out.Message == "" {
-		out.Message = text
+	if out.Message != "" {
+		return out
+	}
+	switch r.kind {
+	case kindVulnerability, kindSecret:
+		out.Message = r.describe(len(out.Findings))
+	case kindEndOfLife:
+		out.Message = endOfLifeText(f.Report.OS)
+	default:
+		out.Message = stateText(state, f.Report.Problems)
 	}
 	return out
 }
 
 // describe words a rule about findings, n of which met it.
 func (r *rule) describe(n int) string {
-	word := "vulnerabilities"
-	switch {
-	case r.kind == kindSecret && n == 1:
-		word = "secret"
-	case r.kind == kindSecret:
-		word = "secrets"
-	case n == 1:
-		word = "vulnerability"
+	word := r.words[1]
+	if n == 1 {
+		word = r.words[0]
 	}
-	text := fmt.Sprintf("%d %s", n, word)
-	if r.fixable {
-		text = fmt.Sprintf("%d fixable %s", n, word)
+	return strconv.Itoa(n) + word
+}
+
+// wordings are what describe writes after the number: for one finding and for
+// several.
+func (r *rule) wordings() [2]string {
+	out := [2]string{"vulnerability", "vulnerabilities"}
+	if r.kind == kindSecret {
+		out = [2]string{"secret", "secrets"}
 	}
-	switch r.minRank {
-	case 0:
-		return text
-	case pratique.SeverityCritical.Rank():
-		return text + " of severity CRITICAL"
+	for i := range out {
+		if r.fixable {
+			out[i] = "fixable " + out[i]
+		}
+		switch r.minRank {
+		case 0:
+		case pratique.SeverityCritical.Rank():
+			out[i] += " of severity CRITICAL"
+		default:
+			out[i] += " of severity " + string(severities[r.minRank]) + " or above"
+		}
+		out[i] = " " + out[i]
 	}
-	return text + " of severity " + string(severities[r.minRank]) + " or above"
+	return out
 }
 
 func endOfLifeText(os pratique.OS) string {
 	if !os.Detected() {
 		return "the operating system release is past its end of life"
 	}
-	return fmt.Sprintf("%s %s is past its end of life: new vulnerabilities are not fixed, and often not listed", os.Family, os.Name)
+	return oneLine(os.Family+" "+os.Name) + " is past its end of life: new vulnerabilities are not fixed, and often not listed"
+}
+
+// maxQuoted bounds what a reason quotes from an image, in bytes.
+const maxQuoted = 200
+
+// oneLine makes text that an image may have written fit for a line of a
+// refusal: no control characters, no invalid UTF-8, not long.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > maxQuoted {
+		s = strings.ToValidUTF8(s[:maxQuoted], "") + "…"
+	}
+	return s
 }
 
 // stateText says what is known of a scan that is not whole.
@@ -164,11 +197,11 @@ func stateText(s pratique.State, problems []pratique.Problem) string {
 			break
 		}
 	}
-	text += ": "
+	quoted := p.Message
 	if p.Source != "" {
-		text += p.Source + ": "
+		quoted = p.Source + ": " + quoted
 	}
-	text += p.Message
+	text += ": " + oneLine(quoted)
 	if more := len(problems) - 1; more > 0 {
 		text += fmt.Sprintf(" (and %d more)", more)
 	}

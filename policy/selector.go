@@ -33,11 +33,26 @@ func (s *selector) selects(ref *pratique.Ref, doubt bool) bool {
 	return s.tag.match(ref.Tag)
 }
 
-type globs []*regexp.Regexp
+// pattern is a compiled glob. Its literal beginning is tried first, which
+// settles most comparisons.
+type pattern struct {
+	prefix string
+	rest   *regexp.Regexp // nil when the pattern is all literal
+}
+
+func (p pattern) match(s string) bool {
+	if p.rest == nil {
+		return s == p.prefix
+	}
+	rest, ok := strings.CutPrefix(s, p.prefix)
+	return ok && p.rest.MatchString(rest)
+}
+
+type globs []pattern
 
 func (gs globs) match(s string) bool {
 	for _, g := range gs {
-		if g.MatchString(s) {
+		if g.match(s) {
 			return true
 		}
 	}
@@ -46,18 +61,23 @@ func (gs globs) match(s string) bool {
 
 // glob compiles a pattern: * is any run of characters but "/", ** any run, ? any
 // one character but "/". Everything else is itself.
-func glob(pattern string) (*regexp.Regexp, error) {
-	if pattern == "" {
-		return nil, errors.New("an empty pattern fits nothing")
+func glob(text string) (pattern, error) {
+	if text == "" {
+		return pattern{}, errors.New("an empty pattern fits nothing")
 	}
-	if len(pattern) > 512 {
-		return nil, errors.New("a pattern is at most 512 characters long")
+	if len(text) > 512 {
+		return pattern{}, errors.New("a pattern is at most 512 characters long")
 	}
+	i := strings.IndexAny(text, "*?")
+	if i < 0 {
+		return pattern{prefix: text}, nil
+	}
+	p := pattern{prefix: text[:i]}
 	var b strings.Builder
 	b.WriteString(`\A(?s:`)
-	for i := 0; i < len(pattern); i++ {
-		switch c := pattern[i]; {
-		case strings.HasPrefix(pattern[i:], "**"):
+	for ; i < len(text); i++ {
+		switch c := text[i]; {
+		case strings.HasPrefix(text[i:], "**"):
 			b.WriteString(`.*`)
 			i++
 		case c == '*':
@@ -65,11 +85,13 @@ func glob(pattern string) (*regexp.Regexp, error) {
 		case c == '?':
 			b.WriteString(`[^/]`)
 		default:
-			b.WriteString(regexp.QuoteMeta(pattern[i : i+1]))
+			b.WriteString(regexp.QuoteMeta(text[i : i+1]))
 		}
 	}
 	b.WriteString(`)\z`)
-	return regexp.Compile(b.String())
+	var err error
+	p.rest, err = regexp.Compile(b.String())
+	return p, err
 }
 
 // Characters of which the things that globs are held against are made. A

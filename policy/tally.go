@@ -35,7 +35,6 @@ type tally struct {
 	findings []pratique.Finding
 	counts   [2][2][ranks]int // by secret?, fixable?, rank
 	sorted   [2][2][]pratique.Finding
-	from     [2][2]int // lowest rank in sorted
 }
 
 func newTally(findings []pratique.Finding) tally {
@@ -79,45 +78,50 @@ func (t *tally) worst(k pratique.Kind, minRank int, fixable bool) []pratique.Fin
 	i, j := index(k == pratique.KindSecret), index(fixable)
 	if len(t.sorted[i][j]) < n {
 		t.sorted[i][j] = t.collect(k, minRank, fixable, n)
-		t.from[i][j] = minRank
 	}
 	return t.sorted[i][j][:n:n]
 }
 
-// collect gathers n findings through an index, because a Finding is large.
+// place is a finding's position in the report and what it is sorted by first.
+type place struct {
+	key   uint64 // greater is worse
+	index int
+}
+
+// collect gathers n findings through their places, because a Finding is large.
 func (t *tally) collect(k pratique.Kind, minRank int, fixable bool, n int) []pratique.Finding {
-	order := make([]int32, 0, n)
+	order := make([]place, 0, n)
 	for i := range t.findings {
 		f := &t.findings[i]
-		if f.Kind == k && rank(f.Severity) >= minRank && (!fixable || isFixable(f)) {
-			order = append(order, int32(i))
+		if f.Kind != k || fixable && !isFixable(f) {
+			continue
+		}
+		if r := rank(f.Severity); r >= minRank {
+			order = append(order, place{sortKey(f, r), i})
 		}
 	}
-	slices.SortFunc(order, func(a, b int32) int { return compare(&t.findings[a], &t.findings[b]) })
+	slices.SortFunc(order, func(a, b place) int {
+		if a.key != b.key {
+			return cmp.Compare(b.key, a.key)
+		}
+		return compareNames(&t.findings[a.index], &t.findings[b.index])
+	})
 	out := make([]pratique.Finding, len(order))
-	for i, at := range order {
-		out[i] = t.findings[at]
+	for i, p := range order {
+		out[i] = t.findings[p.index]
 	}
 	return out
 }
 
-// compare orders findings from worst to least: by severity, what can be fixed
-// first, then by score and by name.
-func compare(a, b *pratique.Finding) int {
-	if c := cmp.Compare(rank(b.Severity), rank(a.Severity)); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(index(isFixable(b)), index(isFixable(a))); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(b.CVSS, a.CVSS); c != 0 {
-		return c
-	}
-	if c := strings.Compare(a.ID, b.ID); c != 0 {
-		return c
-	}
-	if c := strings.Compare(a.Package, b.Package); c != 0 {
-		return c
-	}
-	return strings.Compare(a.Path, b.Path)
+// sortKey orders findings by severity, then what can be fixed first, then by
+// score (CVSS, 0 to 10).
+func sortKey(f *pratique.Finding, rank int) uint64 {
+	return uint64(rank)<<32 | uint64(index(isFixable(f)))<<31 | uint64(max(0, min(f.CVSS, 10))*100)
+}
+
+// compareNames makes the order total, so that a verdict reads the same each
+// time.
+func compareNames(a, b *pratique.Finding) int {
+	return cmp.Or(strings.Compare(a.ID, b.ID), strings.Compare(a.Package, b.Package),
+		strings.Compare(a.Installed, b.Installed), strings.Compare(a.Path, b.Path))
 }

@@ -229,7 +229,11 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 			v.Field(i).Set(reflect.ValueOf(d.pos(n)))
 		}
 	}
-	d.pairs(n, path, "a mapping of "+List(names, "and"), func(key, value *yaml.Node) {
+	want := "a mapping of " + List(names, "and")
+	if len(names) == 0 {
+		want = "{}, which has no keys"
+	}
+	d.pairs(n, path, want, func(key, value *yaml.Node) {
 		i := slices.Index(names, key.Value)
 		if i < 0 {
 			d.fail(key, path, "unknown key %q%s", key.Value, Suggest(key.Value, names))

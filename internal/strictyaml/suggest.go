@@ -24,16 +24,16 @@ func Suggest(word string, known []string) string {
 	return ""
 }
 
-// List joins words as a sentence does: "a, b or c". last is the word before the
-// last one.
-func List(words []string, last string) string {
+// List joins words as a sentence does, with conjunction before the last one:
+// "a, b or c".
+func List(words []string, conjunction string) string {
 	switch len(words) {
 	case 0:
 		return "nothing"
 	case 1:
 		return words[0]
 	}
-	return strings.Join(words[:len(words)-1], ", ") + " " + last + " " + words[len(words)-1]
+	return strings.Join(words[:len(words)-1], ", ") + " " + conjunction + " " + words[len(words)-1]
 }
 
 // distance is Levenshtein's, over bytes; words longer than 64 bytes are far
