@@ -1,0 +1,105 @@
+# `make help` lists the tasks. Everything that Pratique needs to be built, tried
+# and tested is installed or built from here; nothing is fetched but Go modules
+# and Debian packages.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+GO ?= go
+CONFIG ?= configs/dev.yaml
+
+# Trivy's analysis half needs the toolchain's jsonv2 experiment; only the worker
+# links it. The same flags for the worker and its tests, so that the 2,800
+# packages behind it are compiled once.
+RELEASE := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w"
+ANALYZE := CGO_ENABLED=0 GOEXPERIMENT=jsonv2
+ANALYZE_PACKAGES := ./scanner/analyze/... ./cmd/pratique-analyzer/...
+
+# Commands that tests start, and the Debian packages that bring them.
+E2E_TOOLS := skopeo=skopeo podman=podman containerd=containerd ctr=containerd runc=runc
+BENCH_TOOLS := wrk=wrk
+
+.PHONY: help
+help: ## list the tasks
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build bin/demo ## build, start Pratique beside a sample upstream, show a pull that is served and one that is refused
+	@bin/demo -config $(CONFIG) $(if $(DEMO_EXIT),-exit)
+
+.PHONY: build
+build: ## build bin/pratique and bin/pratique-analyzer (the first time: about ten minutes, 2.2 GB of memory)
+	@$(MAKE) bin/pratique bin/pratique-analyzer
+
+.PHONY: test
+test: tools ## unit and component tests of every package
+	@$(MAKE) bin/pratique-analyzer bin/testsum
+	@failed=0; \
+	  PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -json ./... | bin/testsum -suite unit || failed=1; \
+	  $(ANALYZE) $(GO) test -trimpath -json $(ANALYZE_PACKAGES) | bin/testsum -suite analyze || failed=1; \
+	  exit $$failed
+
+.PHONY: e2e
+e2e: tools build peers bin/demo bin/testsum ## the real binaries against a stock registry, with crane, skopeo, podman and containerd (as root)
+	@$(GO) test -tags e2e -count=1 -timeout 20m -json ./e2e/... | bin/testsum -suite e2e
+
+.PHONY: check
+check: ## gofmt, vet, lint, race tests, modules and generated files clean
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	  if [ -n "$$unformatted" ]; then echo "gofmt -w these:" $$unformatted; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags e2e,bench ./e2e/...
+	$(GO) -C tools/peers vet ./...
+	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run
+	$(GO) mod tidy -diff
+	$(GO) -C tools/peers mod tidy -diff
+	$(GO) generate ./... && git diff --exit-code
+	@$(MAKE) bin/pratique-analyzer bin/testsum
+	PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -race -json ./... | bin/testsum -suite race
+
+.PHONY: bench
+bench: build peers ## measure Pratique and its peers in one run (wrk; a quiet machine)
+	@tools/apt.sh $(BENCH_TOOLS)
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -tags e2e,bench -count=1 -timeout 30m -v -run '^TestPeers$$' ./e2e
+
+.PHONY: demo-data
+demo-data: ## build configs/demo/trivy-db.tar.gz anew from the advisories in the repository
+	$(GO) generate ./configs/demo
+
+.PHONY: tools
+tools: ## install the Debian packages that the tests start (as root)
+	@tools/apt.sh $(E2E_TOOLS)
+
+.PHONY: peers
+peers: bin/crane bin/registry bin/criclient ## build the clients and registries that e2e and bench start
+
+.PHONY: clean
+clean: ## remove what was built and what `make run` kept
+	rm -rf bin var dist
+
+# The Go command knows best what is stale, so these are always asked for.
+.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/testsum bin/crane bin/registry bin/criclient
+bin/pratique:
+	@$(RELEASE) -o $@ ./cmd/pratique
+
+bin/pratique-analyzer:
+	@$(ANALYZE) $(RELEASE) -o $@ ./cmd/pratique-analyzer
+
+bin/demo:
+	@$(RELEASE) -o $@ ./tools/demo
+
+bin/testsum:
+	@$(RELEASE) -o $@ ./tools/testsum
+
+bin/crane:
+	@cd tools/peers && $(RELEASE) -o ../../$@ github.com/google/go-containerregistry/cmd/crane
+
+bin/registry:
+	@cd tools/peers && $(RELEASE) -o ../../$@ github.com/distribution/distribution/v3/cmd/registry
+
+bin/criclient:
+	@cd tools/peers && $(RELEASE) -o ../../$@ ./criclient
