@@ -1,0 +1,80 @@
+package web
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"pratique"
+)
+
+// databaseStatus answers GET /api/v1/database.
+func (s *server) databaseStatus(w http.ResponseWriter, r *http.Request) error {
+	if s.Database == nil {
+		return unavailable("the database")
+	}
+	st, err := s.Database.Status(r.Context())
+	if err != nil {
+		return err
+	}
+	if st.Sources == nil {
+		st.Sources = []string{}
+	}
+	writeJSON(w, http.StatusOK, st)
+	return nil
+}
+
+// databaseImport answers POST /api/v1/database/import?force=: the body is a
+// tar, gzipped or not, of a database directory or of an OCI layout.
+//
+// The body goes to a file first, so that a slow or broken upload never holds
+// the database, and the file is gone whatever happens.
+func (s *server) databaseImport(w http.ResponseWriter, r *http.Request) error {
+	if s.Database == nil {
+		return unavailable("the database")
+	}
+	force := false
+	switch v := r.URL.Query().Get("force"); v {
+	case "", "false", "0":
+	case "true", "1":
+		force = true
+	default:
+		return badRequest("force is not true or false: "+v, "")
+	}
+	if r.ContentLength > s.MaxImport {
+		return &http.MaxBytesError{Limit: s.MaxImport}
+	}
+	dir, err := os.MkdirTemp(s.Spool, "pratique-import-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	name := filepath.Join(dir, "database.tar.gz")
+	n, err := s.spool(name, http.MaxBytesReader(w, r.Body, s.MaxImport))
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return badRequest("the upload is empty", "send a .tar.gz of trivy.db and metadata.json, or an OCI layout")
+	}
+	if err := s.Database.Import(r.Context(), name, force); err != nil {
+		if errors.Is(err, pratique.ErrInvalid) {
+			return &apiError{status: http.StatusUnprocessableEntity, message: err.Error(), err: err,
+				hint: "the database in use stays; force=true (--force) adopts one that is older or smaller, but never a broken one"}
+		}
+		return err
+	}
+	s.Log.InfoContext(r.Context(), "database imported", "bytes", n, "force", force)
+	return s.databaseStatus(w, r)
+}
+
+func (s *server) spool(name string, body io.Reader) (int64, error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(f, body)
+	return n, errors.Join(err, f.Close())
+}

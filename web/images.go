@@ -1,0 +1,137 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+	"pratique/policy"
+	"pratique/store"
+)
+
+// ImageList is a page of known images in order of digest.
+type ImageList struct {
+	Images []Image `json:"images"`
+	// Next is the value of after for the following page; "" on the last one.
+	Next string `json:"next,omitempty"`
+}
+
+// Image is one known image as a client without a name would meet it now.
+type Image struct {
+	Ref     string           `json:"ref"`
+	Digest  digest.Digest    `json:"digest"`
+	State   string           `json:"state"`
+	Outcome pratique.Outcome `json:"outcome"`
+	// Findings counts by severity; null when the image was not read.
+	Findings  *Counts    `json:"findings"`
+	ScannedAt *time.Time `json:"scannedAt"`
+}
+
+// Counts of findings by severity.
+type Counts struct {
+	Critical int `json:"critical"`
+	High     int `json:"high"`
+	Medium   int `json:"medium"`
+	Low      int `json:"low"`
+	Unknown  int `json:"unknown"`
+}
+
+// Add counts one finding.
+func (c *Counts) Add(s pratique.Severity) {
+	switch s {
+	case pratique.SeverityCritical:
+		c.Critical++
+	case pratique.SeverityHigh:
+		c.High++
+	case pratique.SeverityMedium:
+		c.Medium++
+	case pratique.SeverityLow:
+		c.Low++
+	default:
+		c.Unknown++
+	}
+}
+
+// Limits of a page of images.
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// images answers GET /api/v1/images?after=DIGEST&limit=N.
+func (s *server) images(w http.ResponseWriter, r *http.Request) error {
+	if s.Catalog == nil || s.Reports == nil || s.Policies == nil {
+		return unavailable("the list of images")
+	}
+	limit := defaultPage
+	if text := r.URL.Query().Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return badRequest("limit is not a positive number: "+text, "write for example limit=100")
+		}
+		limit = min(n, maxPage)
+	}
+	var after digest.Digest
+	if text := r.URL.Query().Get("after"); text != "" {
+		d, err := pratique.ParseDigest(text)
+		if err != nil {
+			return badRequest("after is not a digest: "+text, "pass the value of next of the page before")
+		}
+		after = d
+	}
+	out := ImageList{Images: []Image{}}
+	for known, err := range s.Catalog.Images(r.Context()) {
+		if err != nil {
+			return err
+		}
+		if known.Image.Digest <= after {
+			continue
+		}
+		if len(out.Images) == limit {
+			out.Next = out.Images[limit-1].Digest.String()
+			break
+		}
+		img, err := s.image(r.Context(), known)
+		if err != nil {
+			return err
+		}
+		out.Images = append(out.Images, img)
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// image judges one known image by its standing report. Nothing is fetched and
+// no scan is opened.
+func (s *server) image(ctx context.Context, known store.Known) (Image, error) {
+	report, err := s.Reports.Report(ctx, known.Image.Digest)
+	if err != nil && !errors.Is(err, pratique.ErrNotFound) {
+		return Image{}, err
+	}
+	verdict := s.Policies.Decide(policy.Facts{
+		Ref:    known.Ref.At(known.Image.Digest),
+		Image:  known.Image,
+		Report: report,
+		Now:    s.Now(),
+	})
+	facts := newReport(report)
+	img := Image{
+		Ref:       typedRef(known.Ref),
+		Digest:    known.Image.Digest,
+		State:     facts.State,
+		Outcome:   verdict.Outcome,
+		ScannedAt: facts.ScannedAt,
+	}
+	if facts.Findings != nil {
+		img.Findings = new(Counts)
+		for _, f := range facts.Findings {
+			img.Findings.Add(f.Severity)
+		}
+	}
+	return img, nil
+}

@@ -1,0 +1,179 @@
+// Package web is the admin listener: the API that `pratique check`, `images`
+// and `db` speak, health, metrics and profiles.
+//
+// It reads and reports; it never decides. What it needs from the other
+// packages is declared here as narrow interfaces (Checker, Catalog, Reports,
+// Policies, Database). It owns the JSON that operators script against: the
+// exported types are that contract and are documented in docs/cli.md.
+//
+// The listener has no users of its own in this release, so it is held to
+// loopback by default, answers only to names that it knows (DNS rebinding) and
+// refuses what a browser sends on behalf of another site (CSRF): see guard.
+package web
+
+import (
+	"context"
+	"iter"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"pratique"
+	"pratique/policy"
+	"pratique/store"
+)
+
+// Checker decides on one reference. Implemented by proxy.Gate.
+type Checker interface {
+	// Check resolves ref, has it fetched and scanned when it is not yet, and
+	// returns what a client pulling it now would meet. When ctx ends before
+	// there is a verdict the error wraps pratique.ErrPending and the decision
+	// holds what is known; the work goes on.
+	Check(ctx context.Context, ref pratique.Ref) (pratique.Decision, error)
+}
+
+// Catalog lists known images. Part of store.Catalog.
+type Catalog interface {
+	Images(ctx context.Context) iter.Seq2[store.Known, error]
+}
+
+// Reports finds standing reports. Part of store.Reports.
+type Reports interface {
+	Report(ctx context.Context, image digest.Digest) (pratique.Report, error)
+}
+
+// Policies judges. Implemented by policy.Set.
+type Policies interface {
+	Decide(f policy.Facts) pratique.Verdict
+}
+
+// Upstreams knows the configured upstreams. Implemented by proxy.UpstreamIndex.
+type Upstreams interface {
+	// Lookup returns the key of the upstream that goes by name: its key or its
+	// URL's host or host:port.
+	Lookup(name string) (key string, ok bool)
+	// Keys are all keys, sorted.
+	Keys() []string
+}
+
+// Database is the vulnerability database. Implemented over scanner/database.
+type Database interface {
+	Status(ctx context.Context) (DatabaseStatus, error)
+	// Import verifies and adopts the database in the directory, archive or OCI
+	// layout at path. force adopts one that is older or much smaller than the
+	// one in use. What the candidate itself causes is an error wrapping
+	// pratique.ErrInvalid.
+	Import(ctx context.Context, path string, force bool) error
+}
+
+// Probe is one thing that must work before the process is ready.
+type Probe struct {
+	Name string
+	// Check returns nil, or an error that says in one line what is missing.
+	Check func(ctx context.Context) error
+}
+
+// Config of the admin handler. Collaborators that are nil leave their part of
+// the API answering 503.
+type Config struct {
+	Checker  Checker
+	Catalog  Catalog
+	Reports  Reports
+	Policies Policies
+	Database Database
+
+	// Upstreams tells which registries a reference may name. If nil, none.
+	Upstreams Upstreams
+	// Probes of /readyz, in the order in which they are shown.
+	Probes []Probe
+	// Metrics is gathered by /metrics. If nil, /metrics is empty.
+	Metrics prometheus.Gatherer
+	// Hosts are names, without port, that a request's Host header may carry,
+	// besides IP addresses and localhost. If empty, none.
+	Hosts []string
+	// MaxWait bounds the wait parameter of /api/v1/check. If zero, 1 minute.
+	MaxWait time.Duration
+	// MaxImport bounds an uploaded database in bytes. If zero, 4 GiB.
+	MaxImport int64
+	// Spool is the directory that uploads are written to. If empty, os.TempDir.
+	Spool string
+	// Log receives failures of requests. If nil, they are dropped.
+	Log *slog.Logger
+	// Now is the clock. If nil, time.Now.
+	Now func() time.Time
+}
+
+// server is the handler's state; nothing in it changes after New.
+type server struct {
+	Config
+}
+
+// New returns the admin handler.
+func New(cfg Config) http.Handler {
+	if cfg.MaxWait == 0 {
+		cfg.MaxWait = time.Minute
+	}
+	if cfg.MaxImport == 0 {
+		cfg.MaxImport = 4 << 30
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = prometheus.NewRegistry()
+	}
+	s := &server{Config: cfg}
+	return guard(cfg.Hosts, s.routes())
+}
+
+// routes is the whole surface of the admin listener.
+func (s *server) routes() http.Handler {
+	api := http.NewServeMux()
+	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
+		api.Handle(pattern, s.answer(h))
+	}
+	handle("GET /api/v1/check", s.check)
+	handle("GET /api/v1/images", s.images)
+	handle("GET /api/v1/database", s.databaseStatus)
+	handle("POST /api/v1/database/import", s.databaseImport)
+	handle("/api/", notFound)
+
+	mux := http.NewServeMux()
+	mux.Handle("/api/", allowed(api))
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{}))
+	// No cmdline: arguments are nobody's business. The handlers are named one by
+	// one because importing the package for its side effect would publish them
+	// on http.DefaultServeMux.
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.Handle("GET /debug/pprof/cmdline", http.NotFoundHandler())
+	mux.HandleFunc("GET /{$}", s.index)
+	return mux
+}
+
+// index tells a person who opened the address in a browser what is here.
+func (s *server) index(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(`Pratique, admin listener. Clients pull from the registry listener, not from here.
+
+/healthz                              the process is alive
+/readyz                               it can decide (database, state, workers)
+/metrics                              Prometheus
+/api/v1/check?ref=REF&wait=20s        verdict on an image
+/api/v1/images?after=DIGEST&limit=N   known images
+/api/v1/database                      vulnerability database
+/debug/pprof/                         profiles
+`))
+}
