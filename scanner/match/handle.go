@@ -69,7 +69,7 @@ func (m *Matcher) Adopt(ctx context.Context, dir string, d digest.Digest) error 
 		return err
 	}
 	shared.owner, shared.engine, shared.dir = m, engine, dir
-	m.log.InfoContext(ctx, "vulnerability database adopted",
+	m.log.DebugContext(ctx, "vulnerability database opened",
 		"digest", d, "updated", engine.DatabaseAt, "swap", time.Since(start))
 	return nil
 }

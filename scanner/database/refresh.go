@@ -1,0 +1,101 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"pratique"
+)
+
+// Run opens what is kept, then looks at Path or Sources at once and every
+// Refresh until ctx ends, whose error it returns. Failures are logged, counted
+// and tried again with growing, jittered pauses, a source that said Retry-After
+// never before that; the standing database is used meanwhile.
+func (d *Database) Run(ctx context.Context) error {
+	failures := 0
+	for {
+		err := d.Check(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, errNoSource):
+			<-ctx.Done() // imports only
+			return ctx.Err()
+		case err != nil:
+			failures++
+			d.cfg.Log.WarnContext(ctx, "database is not renewed", "error", err, "attempt", failures, "standing", d.Status().Digest)
+		default:
+			failures = 0
+		}
+		t := time.NewTimer(pause(d.cfg.Refresh, failures, d.standing() != nil))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// Check looks at Path or Sources once and adopts what is new and sound there.
+// nil means that the standing database is the one on offer.
+func (d *Database) Check(ctx context.Context) error {
+	d.adopting.Lock()
+	defer d.adopting.Unlock()
+	if err := d.open(ctx); err != nil && !errors.Is(err, pratique.ErrNotFound) {
+		d.cfg.Log.ErrorContext(ctx, "starting without the kept database", "error", err)
+	}
+	var err error
+	switch {
+	case d.cfg.Path != "":
+		err = d.checkPath(ctx)
+	case len(d.cfg.Sources) > 0:
+		err = d.checkSources(ctx)
+	default:
+		return errNoSource
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // stopped, not failed
+	}
+	d.note(err)
+	d.mu.Lock()
+	d.lastCheck = d.cfg.Now().UTC()
+	d.mu.Unlock()
+	return err
+}
+
+// seen reports whether an offer needs no fetch: it is the standing database
+// (nil), or it was refused since the last adoption (the refusal).
+func (d *Database) seen(o offer) (error, bool) { //nolint:revive,staticcheck // the error is the answer, not a failure of seen
+	if s := d.standing(); s != nil && s.Identity == o.identity {
+		return nil, true
+	}
+	if err, ok := d.refused[o.identity]; ok {
+		return err, true
+	}
+	return nil, false
+}
+
+const (
+	firstPause = 10 * time.Second // after a failure while nothing can be matched
+	basePause  = time.Minute      // after a failure with a database standing
+	maxPause   = time.Hour
+)
+
+// pause is the time until the next check: the refresh interval, or after
+// failures a doubling one up to an hour or the interval. Jitter of a fifth keeps
+// a fleet from asking in step.
+func pause(refresh time.Duration, failures int, standing bool) time.Duration {
+	p := refresh
+	if failures > 0 {
+		p = basePause
+		if !standing {
+			p = firstPause
+		}
+		p = min(p<<min(failures-1, 10), max(refresh, firstPause), maxPause)
+	}
+	p += rand.N(p/5 + 1) //nolint:gosec // spreading load, no secret
+	return p
+}

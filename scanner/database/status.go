@@ -1,0 +1,115 @@
+package database
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Status is what an operator wants to know of a database.
+type Status struct {
+	Kind         string        `json:"kind"`             // vulnerability, java
+	Digest       digest.Digest `json:"digest,omitempty"` // empty: none adopted yet
+	Previous     digest.Digest `json:"previous,omitempty"`
+	UpdatedAt    time.Time     `json:"updatedAt,omitzero"`
+	NextUpdate   time.Time     `json:"nextUpdate,omitzero"`
+	DownloadedAt time.Time     `json:"downloadedAt,omitzero"`
+	Source       string        `json:"source,omitempty"`
+	Counts       Counts        `json:"counts,omitzero"`
+	Age          time.Duration `json:"age,omitempty"`       // since UpdatedAt, nanoseconds
+	LastCheck    time.Time     `json:"lastCheck,omitzero"`  // of path or sources
+	LastError    string        `json:"lastError,omitempty"` // of the last check or import; empty after a success
+}
+
+// Status reports the adopted database and the last attempt to renew it.
+func (d *Database) Status() Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := Status{Kind: d.kind.name, Previous: d.previous, LastCheck: d.lastCheck}
+	if d.lastError != nil {
+		s.LastError = d.lastError.Error()
+	}
+	if c := d.current; c != nil {
+		s.Digest, s.UpdatedAt, s.NextUpdate = c.Digest, c.UpdatedAt, c.NextUpdate
+		s.DownloadedAt, s.Source, s.Counts = c.DownloadedAt, c.Source, c.Counts
+		s.Age = d.cfg.Now().Sub(c.UpdatedAt)
+	}
+	return s
+}
+
+func (d *Database) standing() *record {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.current
+}
+
+func (d *Database) previousDigest() digest.Digest {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.previous
+}
+
+func (d *Database) set(r *record, previous digest.Digest) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.current, d.previous = r, previous
+}
+
+// rename records under which name the standing content was offered last.
+func (d *Database) rename(identity digest.Digest, source string) error {
+	d.mu.Lock()
+	next := *d.current
+	next.Identity, next.Source = identity, source
+	d.current = &next
+	d.mu.Unlock()
+	return d.keep.writeRecord(next)
+}
+
+// note keeps the outcome of an attempt for Status.
+func (d *Database) note(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lastError = err
+	if err != nil {
+		d.metrics.failures.Inc()
+	}
+}
+
+// age is the metric's value in seconds since UpdatedAt; 0 while there is no
+// database, which readiness tells.
+func (d *Database) age() float64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.current == nil {
+		return 0
+	}
+	return d.cfg.Now().Sub(d.current.UpdatedAt).Seconds()
+}
+
+type metrics struct {
+	adoptions prometheus.Counter
+	failures  prometheus.Counter
+	refusals  *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, kind string, age func() float64) *metrics {
+	labels := prometheus.Labels{"kind": kind}
+	m := &metrics{
+		adoptions: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pratique_database_adoptions_total", Help: "Databases adopted since the start.", ConstLabels: labels,
+		}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pratique_database_failures_total", Help: "Checks and imports that failed; the standing database stayed.", ConstLabels: labels,
+		}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pratique_database_refusals_total", Help: "Databases that were fetched and not adopted, by reason.", ConstLabels: labels,
+		}, []string{"reason"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.adoptions, m.failures, m.refusals, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "pratique_database_age_seconds", Help: "Age of the adopted database's content; 0 while there is none.", ConstLabels: labels,
+		}, age))
+	}
+	return m
+}
