@@ -1,0 +1,224 @@
+// Package scheduler decides who is scanned when.
+//
+// It owns the queue's workers, retries, the requests that wait for a scan, and
+// the renewal of reports when the vulnerability database moved. It answers the
+// gate: which report stands, and wait until one does. It does not scan
+// (scanner), and it judges nothing (policy).
+//
+// The last report stands while a new one is made, and when making it fails. A
+// scan that cannot be done ends as a failed report that says why, so that a
+// client is told instead of being asked to come again for ever; it is tried
+// again when somebody pulls the image later.
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pratique"
+	"pratique/store"
+)
+
+// SourceScan is the Source of the Problem in a report that failed because of us
+// or the upstream, not because of the image: such a report is tried again.
+const SourceScan = "scan"
+
+// Config adjusts a Scheduler.
+type Config struct {
+	// Workers is how many scans run at once. Most of a scan is waiting for
+	// transfers; how many layers are analysed at once is limited by the analyzer.
+	// If zero, 4×GOMAXPROCS, at least 8.
+	Workers int
+	// Lease is how long a job is held without being renewed; it is renewed at a
+	// third of it. If zero, 1 minute.
+	Lease time.Duration
+	// Timeout ends a scan that takes longer; it counts as a failed attempt. If
+	// zero, 30 minutes.
+	Timeout time.Duration
+	// MaxAttempts is after how many failed attempts a job is given up. If zero, 6:
+	// with the delays of Backoff, half a minute.
+	MaxAttempts int
+	// Backoff is the delay before the second attempt; it doubles up to
+	// MaxBackoff, and a tenth of it is random. If zero, 1 second and 5 minutes.
+	Backoff, MaxBackoff time.Duration
+	// RetryFailed is how old a report that failed because of us must be before a
+	// pull opens a new scan behind it. If zero, 1 minute.
+	RetryFailed time.Duration
+	// Poll is how often the queue is looked at when nothing wakes the workers:
+	// for leases that ran out and jobs opened by other processes. If zero, 15
+	// seconds.
+	Poll time.Duration
+	// ReportPoll is how often a waiting pull looks for a report made by another
+	// process. If zero, 1 second.
+	ReportPoll time.Duration
+	// Rematches is how many reports are renewed at once after the database moved.
+	// If zero, GOMAXPROCS.
+	Rematches int
+	// Now is the clock of jobs and reports. If nil, time.Now.
+	Now func() time.Time
+	// Log receives failed attempts. If nil, slog.Default().
+	Log *slog.Logger
+	// Metrics receives pratique_scheduler_*. If nil, none are registered.
+	Metrics prometheus.Registerer
+}
+
+func (c Config) withDefaults() Config {
+	or := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	if c.Workers <= 0 {
+		c.Workers = max(8, 4*runtime.GOMAXPROCS(0))
+	}
+	if c.MaxAttempts <= 0 {
+		c.MaxAttempts = 6
+	}
+	if c.Rematches <= 0 {
+		c.Rematches = runtime.GOMAXPROCS(0)
+	}
+	or(&c.Lease, time.Minute)
+	or(&c.Timeout, 30*time.Minute)
+	or(&c.Backoff, time.Second)
+	or(&c.MaxBackoff, 5*time.Minute)
+	or(&c.RetryFailed, time.Minute)
+	or(&c.Poll, 15*time.Second)
+	or(&c.ReportPoll, time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
+
+// Scheduler scans what is asked for. Its methods are safe for concurrent use.
+// Scans make progress only while Run runs.
+type Scheduler struct {
+	queue   Queue
+	scanner Scanner
+	reports store.Reports
+	cfg     Config
+	metrics metrics
+
+	wakeUp   chan struct{} // holds one value when the queue may have a job
+	database chan struct{} // holds one value when the database moved
+
+	mu      sync.Mutex
+	waiting map[digest.Digest]map[*waiter]struct{} // pulls, by image
+	retries map[digest.Digest]time.Time            // when a failed job of this process is due again
+}
+
+// New returns a Scheduler that does nothing before Run.
+func New(queue Queue, scanner Scanner, reports store.Reports, cfg Config) *Scheduler {
+	s := &Scheduler{
+		queue: queue, scanner: scanner, reports: reports, cfg: cfg.withDefaults(),
+		wakeUp:   make(chan struct{}, 1),
+		database: make(chan struct{}, 1),
+		waiting:  make(map[digest.Digest]map[*waiter]struct{}),
+		retries:  make(map[digest.Digest]time.Time),
+	}
+	s.metrics = newMetrics(s.cfg.Metrics, queue)
+	return s
+}
+
+// Run scans until ctx ends, then waits for running scans, whose jobs stay open.
+// It returns nil when ctx ended.
+func (s *Scheduler) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.rematchLoop(ctx) })
+	slots := make(chan struct{}, s.cfg.Workers)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		j, err := s.queue.Take(ctx, s.cfg.Now(), s.cfg.Lease)
+		if err == nil {
+			wg.Go(func() {
+				defer func() { <-slots }()
+				s.work(ctx, j)
+			})
+			continue
+		}
+		<-slots
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, pratique.ErrNotFound) {
+			s.cfg.Log.ErrorContext(ctx, "queue does not answer", "error", err)
+			if !sleep(ctx, s.cfg.Backoff) {
+				return nil
+			}
+			continue
+		}
+		idle := time.NewTimer(s.idle())
+		select {
+		case <-s.wakeUp:
+		case <-idle.C:
+		case <-ctx.Done():
+		}
+		idle.Stop()
+	}
+}
+
+// idle is how long an empty queue need not be looked at, if nothing wakes us.
+func (s *Scheduler) idle() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Now()
+	d := s.cfg.Poll
+	for _, due := range s.retries {
+		if wait := due.Sub(now); wait > 0 {
+			d = min(d, wait)
+		}
+	}
+	return d
+}
+
+func (s *Scheduler) wake() { notify(s.wakeUp) }
+
+// notify leaves a token in c, unless one is there.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// sleep reports whether it was not cut short by ctx.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// push opens a job. It must not be lost because the client that asked left.
+func (s *Scheduler) push(ctx context.Context, ref pratique.Ref, p Priority) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if ref.Digest == "" {
+		return fmt.Errorf("%w scan of %s: no digest", pratique.ErrInvalid, ref)
+	}
+	if err := s.queue.Push(ctx, ref, p, s.cfg.Now()); err != nil {
+		return fmt.Errorf("scan of %s: %w", ref, err)
+	}
+	s.wake()
+	return nil
+}

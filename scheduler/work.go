@@ -1,0 +1,194 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"pratique"
+)
+
+// answered is an error that a client should see as an answer: an upstream's, in
+// the words of the proxy, which this package does not import (proxy.Error).
+type answered interface {
+	error
+	Status() int
+}
+
+// delayed is an error that says when to try again (proxy.Error; 0 = unsaid).
+type delayed interface {
+	error
+	Delay() time.Duration
+}
+
+// upstream reports whether err is an upstream's answer.
+func upstream(err error) bool {
+	var a answered
+	return errors.As(err, &a) && a.Status() != http.StatusInternalServerError
+}
+
+// work does one attempt at a job and closes it or leaves it open for the next.
+func (s *Scheduler) work(ctx context.Context, j Job) {
+	s.forget(j)
+	start := time.Now()
+	r, err := s.attempt(ctx, j)
+	if err != nil && ctx.Err() != nil {
+		// We are being stopped: not the job's fault, not an attempt. It stays
+		// leased; whoever comes next knows that we are dead.
+		return
+	}
+	s.metrics.seconds.Observe(time.Since(start).Seconds())
+	// From here on what was done must be written, even when we are being stopped.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	switch {
+	case err == nil:
+		s.close(ctx, j, nil, time.Time{})
+		s.metrics.jobs.WithLabelValues("done").Inc()
+		s.tell(j.Ref.Digest, outcome{report: r})
+	case j.Attempts+1 >= s.cfg.MaxAttempts:
+		s.giveUp(ctx, j, err)
+	default:
+		at := s.cfg.Now().Add(s.delay(j.Attempts, err))
+		s.cfg.Log.WarnContext(ctx, "scan failed, will be tried again", "image", j.Ref, "attempt", j.Attempts+1, "at", at, "error", err)
+		s.close(ctx, j, err, at)
+		s.remember(j, at)
+		s.metrics.jobs.WithLabelValues("retry").Inc()
+		s.tell(j.Ref.Digest, outcome{err: err})
+	}
+}
+
+// giveUp leaves a failed report, so that clients are told, and closes the job.
+// In this order: a crash in between means one attempt more, never an image that
+// nobody scans and nobody explains.
+func (s *Scheduler) giveUp(ctx context.Context, j Job, cause error) {
+	s.cfg.Log.ErrorContext(ctx, "scan given up", "image", j.Ref, "attempts", j.Attempts+1, "error", cause)
+	r, err := s.fail(ctx, j, cause)
+	if err != nil {
+		at := s.cfg.Now().Add(s.cfg.MaxBackoff)
+		s.cfg.Log.ErrorContext(ctx, "failed report cannot be stored", "image", j.Ref, "error", err)
+		s.close(ctx, j, cause, at)
+		s.remember(j, at)
+		s.tell(j.Ref.Digest, outcome{err: cause})
+		return
+	}
+	s.close(ctx, j, cause, time.Time{})
+	s.metrics.jobs.WithLabelValues("dead").Inc()
+	if upstream(cause) { // those who wait now are told what the upstream said
+		s.tell(j.Ref.Digest, outcome{err: cause})
+		return
+	}
+	s.tell(j.Ref.Digest, outcome{report: r})
+}
+
+// fail stores the failed report of a job that is given up and returns what
+// stands: a report that did not fail stays.
+func (s *Scheduler) fail(ctx context.Context, j Job, cause error) (pratique.Report, error) {
+	standing, err := s.reports.Report(ctx, j.Ref.Digest)
+	if err == nil && standing.State != pratique.StateFailed {
+		return standing, nil
+	}
+	if err != nil && !errors.Is(err, pratique.ErrNotFound) {
+		return pratique.Report{}, err
+	}
+	return s.reports.PutReport(ctx, pratique.Report{
+		Image: j.Ref.Digest,
+		State: pratique.StateFailed,
+		Problems: []pratique.Problem{{
+			Source: SourceScan, Fatal: true,
+			Message: fmt.Sprintf("the scan failed %d times, last: %v", j.Attempts+1, cause),
+		}},
+		// The standing failure's database, or PutReport would keep that one and
+		// its age.
+		Engine:    standing.Engine,
+		ScannedAt: s.cfg.Now().UTC(),
+		FirstSeen: standing.FirstSeen,
+	})
+}
+
+// attempt scans under the job's lease. A panic is a failed attempt.
+func (s *Scheduler) attempt(ctx context.Context, j Job) (r pratique.Report, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.Timeout, fmt.Errorf("not finished after %v", s.cfg.Timeout))
+	defer cancel()
+	ctx, lose := context.WithCancelCause(ctx)
+	renewed := make(chan struct{})
+	go func() { defer close(renewed); s.renew(ctx, j, lose) }()
+	defer func() { lose(nil); <-renewed }()
+	s.metrics.running.Inc()
+	defer s.metrics.running.Dec()
+	defer func() {
+		if p := recover(); p != nil {
+			s.cfg.Log.ErrorContext(ctx, "scan panicked", "image", j.Ref, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	r, err = s.scanner.Scan(ctx, j.Ref)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+	}
+	if err == nil && r.Image != j.Ref.Digest {
+		err = fmt.Errorf("scanner answered with a report on %q", r.Image)
+	}
+	return r, err
+}
+
+// renew keeps the job's lease until ctx ends. A lease that went to another ends
+// the scan.
+func (s *Scheduler) renew(ctx context.Context, j Job, lose context.CancelCauseFunc) {
+	for sleep(ctx, s.cfg.Lease/3) {
+		err := s.queue.Renew(ctx, j, s.cfg.Now().Add(s.cfg.Lease))
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, pratique.ErrNotFound):
+			lose(fmt.Errorf("the job went to another: %w", err))
+			return
+		case err != nil:
+			s.cfg.Log.WarnContext(ctx, "lease not renewed", "image", j.Ref, "error", err)
+		}
+	}
+}
+
+// close finishes the job. When that fails its lease runs out and it is done
+// again, which changes nothing.
+func (s *Scheduler) close(ctx context.Context, j Job, failure error, retryAt time.Time) {
+	err := s.queue.Finish(ctx, j, failure, retryAt)
+	if err != nil && !errors.Is(err, pratique.ErrNotFound) {
+		s.cfg.Log.ErrorContext(ctx, "job not closed", "image", j.Ref, "error", err)
+	}
+}
+
+// delay before the attempt after attempts failed ones and this one.
+func (s *Scheduler) delay(attempts int, err error) time.Duration {
+	d := s.cfg.Backoff
+	for range attempts {
+		if d = 2 * d; d >= s.cfg.MaxBackoff {
+			break
+		}
+	}
+	d = min(d, s.cfg.MaxBackoff)
+	d -= rand.N(d/10 + 1) // so that many that failed together do not come back together
+	var a delayed
+	if errors.As(err, &a) {
+		d = max(d, min(a.Delay(), s.cfg.MaxBackoff))
+	}
+	return d
+}
+
+// remember and forget keep when a job of this process is due again.
+func (s *Scheduler) remember(j Job, at time.Time) {
+	s.mu.Lock()
+	s.retries[j.Ref.Digest] = at
+	s.mu.Unlock()
+	s.wake() // idle may have to end earlier
+}
+
+func (s *Scheduler) forget(j Job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.retries, j.Ref.Digest)
+}
