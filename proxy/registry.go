@@ -52,6 +52,8 @@ type Blob struct {
 	Digest digest.Digest
 	Size   int64
 	Hit    bool // already committed
+	// Verdict is the id of the verdict that let it through.
+	Verdict string
 	// Open returns a reader from offset to the end. For a committed blob on a
 	// local file system it is an *os.File (sendfile); for one in transfer it
 	// waits for bytes as they arrive and ends in an error, never in a silent EOF,

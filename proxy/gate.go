@@ -1,0 +1,306 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pratique"
+	"pratique/policy"
+	"pratique/store"
+)
+
+// Policies decide. Implemented by *policy.Set and by what swaps one for
+// another. Decide is pure and safe for concurrent use.
+type Policies interface {
+	Decide(policy.Facts) pratique.Verdict
+}
+
+// History tells what was served before. Implemented by store.Pulls.
+type History interface {
+	// Served returns when an image was first and last served; ErrNotFound when never.
+	Served(ctx context.Context, image digest.Digest) (first, last time.Time, err error)
+}
+
+// Defaults of GateConfig.
+const (
+	defaultHold        = 25 * time.Second
+	defaultMaxHeld     = 1000
+	defaultRetryAfter  = 5 * time.Second
+	defaultMaxChildren = 64
+)
+
+// GateConfig is what NewGate may be told besides its collaborators.
+type GateConfig struct {
+	// Platforms whose images make an index worth serving, the most wanted first.
+	// If empty, every runnable child is wanted.
+	Platforms []pratique.Platform
+	// Hold is how long a GET waits for the first verdict on an image, from its
+	// arrival. containerd and docker wait 30 s for a header. If zero, 25 s.
+	Hold time.Duration
+	// MaxHeld requests wait at once; further ones are told to come again. If
+	// zero, 1000.
+	MaxHeld int
+	// RetryAfter is when to ask again for what is not decided yet. If zero, 5 s.
+	RetryAfter time.Duration
+	// MaxChildren of an index, nested ones included, are looked at for one
+	// request; an index that wants more is refused. If zero, 64.
+	MaxChildren int
+	// Help ends every refusal: how to ask for an exception here. If empty, a
+	// sentence that names the operator.
+	Help string
+	// Upstreams complete references given to Check. If nil, they are taken as
+	// they are.
+	Upstreams *UpstreamIndex
+	// History answers whether an image was served before. If nil, none was.
+	History History
+	// Metrics registers the gate's metrics. If nil, nothing is exported.
+	Metrics prometheus.Registerer
+	// Now is the clock of decisions. If nil, time.Now.
+	Now func() time.Time
+}
+
+// Gate is a Registry that serves only what may be had: for every way to
+// content it finds the manifests that the content belongs to, the reports on
+// those, and what the policies say of them now.
+//
+// It embeds a registry that refuses everything, so that a method that Registry
+// grows and nobody writes here denies.
+type Gate struct {
+	refusing
+	next     Registry
+	scans    Scans
+	catalog  store.Catalog
+	policies Policies
+	cfg      GateConfig
+	metrics  *gateMetrics
+	held     atomic.Int64 // requests that wait now
+}
+
+var _ Registry = (*Gate)(nil)
+
+// NewGate guards next.
+func NewGate(next Registry, scans Scans, catalog store.Catalog, policies Policies, cfg GateConfig) *Gate {
+	if cfg.Hold == 0 {
+		cfg.Hold = defaultHold
+	}
+	if cfg.MaxHeld == 0 {
+		cfg.MaxHeld = defaultMaxHeld
+	}
+	if cfg.RetryAfter == 0 {
+		cfg.RetryAfter = defaultRetryAfter
+	}
+	if cfg.MaxChildren == 0 {
+		cfg.MaxChildren = defaultMaxChildren
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	g := &Gate{next: next, scans: scans, catalog: catalog, policies: policies, cfg: cfg}
+	g.metrics = newGateMetrics(cfg.Metrics, &g.held)
+	return g
+}
+
+// inquiry is what one request may spend on its verdict.
+type inquiry struct {
+	gate   *Gate
+	client netip.Addr
+	wait   bool // a scan may be waited for, until ctx ends
+	local  bool // only what is already here is looked at
+	all    bool // every child is decided, even when one is enough
+
+	once    sync.Once
+	holding bool
+
+	ledger *ledger
+}
+
+// ledger counts the manifests that one request looks at.
+type ledger struct {
+	mu   sync.Mutex
+	seen map[digest.Digest]struct{}
+}
+
+// inquire opens an inquiry; the caller closes it.
+func (g *Gate) inquire(r Request) *inquiry {
+	return &inquiry{gate: g, client: r.Client.Addr, wait: !r.Head, local: r.Head, ledger: &ledger{seen: map[digest.Digest]struct{}{}}}
+}
+
+// hold takes one of the places for waiting requests, for the whole request.
+func (q *inquiry) hold() bool {
+	q.once.Do(func() {
+		q.holding = q.gate.held.Add(1) <= int64(q.gate.cfg.MaxHeld)
+		if !q.holding {
+			q.gate.held.Add(-1)
+			q.gate.metrics.overflow.Inc()
+		}
+	})
+	return q.holding
+}
+
+// close gives the place back.
+func (q *inquiry) close() {
+	q.once.Do(func() {})
+	if q.holding {
+		q.gate.held.Add(-1)
+	}
+}
+
+// spend counts manifests against the limit of one request; those counted
+// before are free.
+func (q *inquiry) spend(ds []pratique.Descriptor) bool {
+	q.ledger.mu.Lock()
+	defer q.ledger.mu.Unlock()
+	for _, d := range ds {
+		q.ledger.seen[d.Digest] = struct{}{}
+		if len(q.ledger.seen) > q.gate.cfg.MaxChildren {
+			return false
+		}
+	}
+	return true
+}
+
+// Manifest serves a manifest that may be had now. What is refused and what is
+// undecided are *Errors that say so.
+func (g *Gate) Manifest(ctx context.Context, r Request) (Manifest, error) {
+	q := g.inquire(r)
+	defer q.close()
+	hctx, cancel := context.WithTimeout(ctx, g.cfg.Hold)
+	defer cancel()
+	m, err := g.next.Manifest(ctx, r)
+	if err != nil {
+		return Manifest{}, unfit(err)
+	}
+	if r.Ref.Digest != "" && m.Image.Digest != r.Ref.Digest {
+		return Manifest{}, fmt.Errorf("asked for %s, got %s", r.Ref.Digest, m.Image.Digest)
+	}
+	d, err := g.decide(hctx, r.Ref.At(m.Image.Digest), m.Image, q, 1)
+	if err := g.answer(ctx, d, err); err != nil {
+		return Manifest{}, err
+	}
+	m.Verdict = d.Verdict.ID
+	m.Warnings = append(m.Warnings, warningTexts(d.Verdict)...)
+	return m, nil
+}
+
+// Tags passes through: a list of names is no content.
+func (g *Gate) Tags(ctx context.Context, r Request) (TagList, error) { return g.next.Tags(ctx, r) }
+
+// Referrers serves the list of what refers to a manifest that may be had. A
+// manifest that does not exist has nothing to hide.
+func (g *Gate) Referrers(ctx context.Context, r Request) (Referrers, error) {
+	q := g.inquire(r)
+	defer q.close()
+	hctx, cancel := context.WithTimeout(ctx, g.cfg.Hold)
+	defer cancel()
+	subject := r
+	subject.Ref.Tag = ""
+	m, err := g.next.Manifest(ctx, subject)
+	var e *Error
+	switch {
+	case errors.As(err, &e) && e.Status() == 404:
+		return g.next.Referrers(ctx, r)
+	case err != nil:
+		return Referrers{}, unfit(err)
+	}
+	d, err := g.decide(hctx, subject.Ref.At(m.Image.Digest), m.Image, q, 1)
+	if err := g.answer(ctx, d, err); err != nil {
+		return Referrers{}, err
+	}
+	return g.next.Referrers(ctx, r)
+}
+
+// Check decides like Manifest, for a person: every wanted child of an index is
+// decided, refusal is no error, and the wait is the caller's. An error wraps
+// pratique.ErrPending when the wait ends without a verdict; the scan goes on,
+// and the Decision says of what. Other errors are *Error or internal.
+func (g *Gate) Check(ctx context.Context, ref pratique.Ref, client netip.Addr, wait time.Duration) (pratique.Decision, error) {
+	if g.cfg.Upstreams != nil {
+		var err error
+		if ref, err = g.cfg.Upstreams.Ref(ref); err != nil {
+			return pratique.Decision{}, err
+		}
+	}
+	r := Request{Ref: ref, N: -1, Client: Client{Addr: client}}
+	if r.Ref.Digest != "" {
+		r.Ref.Tag = ""
+	}
+	q := g.inquire(r)
+	defer q.close()
+	q.all, q.wait = true, wait > 0
+	hctx, cancel := ctx, context.CancelFunc(func() {})
+	if wait > 0 {
+		hctx, cancel = context.WithTimeout(ctx, wait)
+	}
+	defer cancel()
+	m, err := g.next.Manifest(ctx, r)
+	if err != nil {
+		return pratique.Decision{Ref: ref}, err
+	}
+	return g.decide(hctx, ref.At(m.Image.Digest), m.Image, q, 1)
+}
+
+// answer turns a decision into nil or the error that the client gets. ctx is
+// the request's own, without the hold's deadline.
+func (g *Gate) answer(ctx context.Context, d pratique.Decision, err error) error {
+	var e *Error
+	switch {
+	case err == nil && serves(d.Verdict):
+		return nil
+	case err == nil:
+		return refused(d, g.cfg.Help)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, pratique.ErrPending):
+		return undecided(d, g.cfg.RetryAfter)
+	case errors.As(err, &e):
+		return e
+	}
+	return &Error{
+		Code:       codeInternal,
+		HTTPStatus: 503,
+		Message:    "no verdict can be had on " + clean(d.Ref.String(), 400) + " just now, and nothing is served without one; the log of Pratique tells more",
+		RetryAfter: g.cfg.RetryAfter,
+		Bare:       true,
+		Err:        err,
+	}
+}
+
+// serves reports whether a verdict lets content through; any outcome but the
+// two that do denies.
+func serves(v pratique.Verdict) bool {
+	return v.Outcome == pratique.OutcomeAllow || v.Outcome == pratique.OutcomeWarn
+}
+
+// unfit marks the error of content that exists and cannot be accepted
+// (schema 1, nonsense): that is a refusal, and no reason to look elsewhere.
+func unfit(err error) error {
+	var e *Error
+	if errors.As(err, &e) && e.Code == CodeManifestInvalid {
+		marked := *e
+		marked.Bare = true
+		return &marked
+	}
+	return err
+}
+
+// refusing is a Registry that serves nothing.
+type refusing struct{}
+
+var errNotGated = &Error{Code: CodeDenied, Message: "this is not served"}
+
+func (refusing) Manifest(context.Context, Request) (Manifest, error) {
+	return Manifest{}, errNotGated
+}
+func (refusing) Blob(context.Context, Request) (Blob, error)    { return Blob{}, errNotGated }
+func (refusing) Tags(context.Context, Request) (TagList, error) { return TagList{}, errNotGated }
+func (refusing) Referrers(context.Context, Request) (Referrers, error) {
+	return Referrers{}, errNotGated
+}

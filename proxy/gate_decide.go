@@ -1,0 +1,149 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"pratique"
+	"pratique/policy"
+)
+
+// decide finds the verdict on one manifest; depth counts indexes from 1. An
+// error wrapping pratique.ErrPending means that it could not be known before
+// ctx ended, or without waiting; the Decision then says of what, and a scan is
+// open unless the inquiry is local and the manifest not here.
+func (g *Gate) decide(ctx context.Context, ref pratique.Ref, img pratique.Image, q *inquiry, depth int) (pratique.Decision, error) {
+	if img.Kind == pratique.KindIndex {
+		return g.index(ctx, ref, img, q, depth)
+	}
+	d, err := g.image(ctx, ref, img, q)
+	if err == nil {
+		g.metrics.decisions.WithLabelValues(d.Verdict.Outcome.String()).Inc()
+	}
+	return d, err
+}
+
+// image decides on an image or an artifact.
+func (g *Gate) image(ctx context.Context, ref pratique.Ref, img pratique.Image, q *inquiry) (pratique.Decision, error) {
+	d := pratique.Decision{Ref: ref, Image: img}
+	if l, ok := img.Foreign(); ok {
+		return denied(d, "foreign-layer", fmt.Sprintf("layer %s is to be fetched from elsewhere (%s), so it can be neither cached nor scanned; build the image with all layers in the registry",
+			l.Digest, clean(l.MediaType, 100))), nil
+	}
+	report, err := g.standing(ctx, img)
+	switch {
+	case err == nil:
+		d.Report = report
+		return g.judge(ctx, d, q)
+	case !errors.Is(err, pratique.ErrNotFound):
+		return d, err
+	}
+	// Without a report only a rule that names the unscanned lets it through;
+	// then nobody waits, and the scan goes on behind.
+	d.Report = pratique.Report{Image: img.Digest}
+	if d, err := g.judge(ctx, d, q); err != nil || serves(d.Verdict) {
+		return d, errors.Join(err, g.scans.Request(ctx, ref))
+	}
+	d.Report.State = pratique.StatePending
+	if !q.wait || !q.hold() {
+		if err := g.scans.Request(ctx, ref); err != nil {
+			return d, err
+		}
+		return d, fmt.Errorf("%s: %w", ref, pratique.ErrPending)
+	}
+	begun := time.Now()
+	report, err = g.scans.Await(ctx, ref)
+	g.metrics.waited.Observe(time.Since(begun).Seconds())
+	if err == nil {
+		report, err = vet(img, report)
+	}
+	switch {
+	case err == nil:
+		d.Report = report
+		return g.judge(ctx, d, q)
+	case ctx.Err() != nil || errors.Is(err, pratique.ErrNotFound):
+		return d, fmt.Errorf("%s: %w", ref, pratique.ErrPending)
+	}
+	return d, err
+}
+
+// standing is the report to judge an image by; pratique.ErrNotFound when a
+// scan has to make it first. What no client runs is not sent to the scanner:
+// its report is always the same.
+func (g *Gate) standing(ctx context.Context, img pratique.Image) (pratique.Report, error) {
+	report, err := g.scans.Report(ctx, img.Digest)
+	if errors.Is(err, pratique.ErrNotFound) && !img.Runnable() {
+		return pratique.Report{Image: img.Digest, State: pratique.StateUnsupported, FirstSeen: img.FirstSeen}, nil
+	}
+	if err != nil {
+		return pratique.Report{}, err
+	}
+	return vet(img, report)
+}
+
+// vet holds a report against the image it is said to be about.
+func vet(img pratique.Image, r pratique.Report) (pratique.Report, error) {
+	switch {
+	case r.Image != img.Digest:
+		return pratique.Report{}, fmt.Errorf("the report on %s is about %q", img.Digest, r.Image)
+	case r.State == pratique.StateUnknown || r.State == pratique.StatePending:
+		return pratique.Report{}, fmt.Errorf("report on %s: %w", img.Digest, pratique.ErrNotFound)
+	case r.State == pratique.StateUnsupported && img.Runnable():
+		// Rules let the unsupported through because nobody runs it.
+		r.State = pratique.StateIncomplete
+		r.Problems = append(r.Problems[:len(r.Problems):len(r.Problems)], pratique.Problem{
+			Source: "gate", Message: "the image can be run, but the scanner read nothing of it",
+		})
+	}
+	return r, nil
+}
+
+// judge asks the policies. It is the one place where facts become a verdict.
+func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry) (pratique.Decision, error) {
+	f := policy.Facts{Ref: d.Ref, Image: d.Image, Report: d.Report, Client: q.client, Now: g.cfg.Now()}
+	if g.cfg.History != nil {
+		_, _, err := g.cfg.History.Served(ctx, d.Image.Digest)
+		if err != nil && !errors.Is(err, pratique.ErrNotFound) {
+			return d, err
+		}
+		f.Served = err == nil
+	}
+	d.Verdict = g.policies.Decide(f)
+	return d, nil
+}
+
+// gateMetrics count decisions and waiting.
+type gateMetrics struct {
+	decisions *prometheus.CounterVec
+	waited    prometheus.Histogram
+	overflow  prometheus.Counter
+}
+
+func newGateMetrics(reg prometheus.Registerer, held *atomic.Int64) *gateMetrics {
+	f := promauto.With(reg)
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pratique_gate_held_requests",
+		Help: "Requests that wait for a first verdict now.",
+	}, func() float64 { return float64(held.Load()) })
+	return &gateMetrics{
+		decisions: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "pratique_gate_decisions_total",
+			Help: "Decisions on single manifests, by outcome.",
+		}, []string{"outcome"}),
+		waited: f.NewHistogram(prometheus.HistogramOpts{
+			Name:    "pratique_gate_wait_seconds",
+			Help:    "How long a request waited for one image's first report.",
+			Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 20, 25, 30},
+		}),
+		overflow: f.NewCounter(prometheus.CounterOpts{
+			Name: "pratique_gate_overflow_total",
+			Help: "Requests that were not held because too many were.",
+		}),
+	}
+}

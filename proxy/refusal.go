@@ -1,0 +1,235 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+)
+
+// Limits of a refusal's text, in bytes. kubelet cuts an event at 1,024 of
+// which the client's own words take a part; people read the first line.
+const (
+	vitalLength   = 300
+	messageLength = 860
+	worstFindings = 3
+	// Limits of the structured detail.
+	detailFindings = 50
+	detailReasons  = 20
+)
+
+// defaultHelp ends a refusal when the operator has not said what to do.
+const defaultHelp = "Use a version that has the fixes, or ask the operator of this registry for an exception, quoting the verdict."
+
+// Refusal is the structured detail of a refused request.
+type Refusal struct {
+	Ref     string           `json:"ref"`
+	Digest  digest.Digest    `json:"digest"`
+	Verdict pratique.Verdict `json:"verdict"` // reasons without their findings
+	// Findings of all denying reasons, at most 50.
+	Findings []pratique.Finding `json:"findings,omitempty"`
+}
+
+// refused is the answer to a request that policy forbids.
+func refused(d pratique.Decision, help string) *Error {
+	return &Error{Code: CodeDenied, Message: refusalText(d, help), Detail: detail(d), Bare: true}
+}
+
+// undecided is the answer to a request that nothing is known of yet.
+func undecided(d pratique.Decision, retryAfter time.Duration) *Error {
+	return &Error{
+		Code: CodeTooManyRequests,
+		Message: fmt.Sprintf("scan pending: %s is being scanned before it is served for the first time; the scan goes on, ask again in %s",
+			clean(d.Ref.String(), 400), retryAfter),
+		Detail: struct {
+			Ref    string         `json:"ref"`
+			Digest digest.Digest  `json:"digest"`
+			State  pratique.State `json:"state"`
+		}{d.Ref.String(), d.Image.Digest, pratique.StatePending},
+		RetryAfter: retryAfter,
+		Bare:       true,
+		Err:        pratique.ErrPending,
+	}
+}
+
+// refusalText is one line: rule, worst findings and verdict in the first 300
+// bytes, then the rule's own words, the other reasons, and what to do. It uses
+// "->" and no arrow: not every terminal and log on the way speaks UTF-8.
+func refusalText(d pratique.Decision, help string) string {
+	if help == "" {
+		help = defaultHelp
+	}
+	reasons := denying(d.Verdict.Reasons)
+	verdict := "; verdict " + clean(d.Verdict.ID, 64)
+	if len(reasons) == 0 {
+		return clean("refused: the policy gave no reason"+verdict+". "+help, messageLength)
+	}
+	var b strings.Builder
+	first := reasons[0]
+	b.WriteString("refused by rule " + ruleName(first) + ": ")
+	room := vitalLength - b.Len() - len(verdict)
+	if len(first.Findings) > 0 {
+		b.WriteString(findingsText(first.Findings, room))
+	} else {
+		b.WriteString(clean(first.Message, room))
+	}
+	b.WriteString(verdict + ".")
+	tail := " Details: pratique check " + clean(d.Ref.String(), 200) + " . " + help
+	more := ""
+	if len(first.Findings) > 0 {
+		more += " " + sentence(first.Message)
+	}
+	for i, r := range reasons[1:] {
+		text := " Also rule " + ruleName(r) + ": " + sentence(r.Message)
+		if b.Len()+len(more)+len(text)+len(tail) > messageLength {
+			more += fmt.Sprintf(" And %d more reasons.", len(reasons)-1-i)
+			break
+		}
+		more += text
+	}
+	b.WriteString(clean(more, max(0, messageLength-b.Len()-len(tail))))
+	b.WriteString(tail)
+	return clean(b.String(), messageLength)
+}
+
+// findingsText lists the worst findings that fit into room, at least one.
+func findingsText(fs []pratique.Finding, room int) string {
+	text := ""
+	for i, f := range fs {
+		more := ""
+		if rest := len(fs) - i - 1; rest > 0 {
+			more = " and " + strconv.Itoa(rest) + " more"
+		}
+		next := findingText(f)
+		if i > 0 {
+			next = ", " + next
+		}
+		if i > 0 && (i >= worstFindings || len(text)+len(next)+len(more) > room) {
+			return text + " and " + strconv.Itoa(len(fs)-i) + " more"
+		}
+		text += next
+	}
+	return text
+}
+
+// findingText is "CVE-2024-0001 openssl 3.0.1 -> 3.0.2".
+func findingText(f pratique.Finding) string {
+	text := clean(f.ID, 40)
+	if f.Kind == pratique.KindSecret || f.Package == "" {
+		if f.Path != "" {
+			text += " in " + clean(f.Path, 60)
+		}
+		return text
+	}
+	text += " " + clean(f.Package, 40)
+	if f.Installed != "" {
+		text += " " + clean(f.Installed, 30)
+	}
+	if f.Fixed != "" {
+		return text + " -> " + clean(f.Fixed, 30)
+	}
+	return text + " (no fix)"
+}
+
+// warningTexts are the warnings of a verdict that serves with a warning.
+func warningTexts(v pratique.Verdict) []string {
+	if v.Outcome != pratique.OutcomeWarn {
+		return nil
+	}
+	var out []string
+	for _, r := range v.Reasons {
+		if r.Action != pratique.OutcomeWarn || len(out) == detailReasons {
+			continue
+		}
+		text := "rule " + ruleName(r) + ": " + clean(r.Message, 120)
+		if len(r.Findings) > 0 {
+			text += ": " + findingsText(r.Findings, 160)
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+// detail is the same for a program, bounded.
+func detail(d pratique.Decision) *Refusal {
+	r := &Refusal{Ref: d.Ref.String(), Digest: d.Image.Digest, Verdict: d.Verdict}
+	r.Verdict.Reasons = nil
+	for _, reason := range denying(d.Verdict.Reasons) {
+		for _, f := range reason.Findings {
+			if len(r.Findings) < detailFindings {
+				r.Findings = append(r.Findings, f)
+			}
+		}
+		if len(r.Verdict.Reasons) < detailReasons {
+			reason.Findings = nil
+			r.Verdict.Reasons = append(r.Verdict.Reasons, reason)
+		}
+	}
+	return r
+}
+
+// denying are the reasons that forbid: neither warn nor allow.
+func denying(rs []pratique.Reason) []pratique.Reason {
+	var out []pratique.Reason
+	for _, r := range rs {
+		if r.Action != pratique.OutcomeWarn && r.Action != pratique.OutcomeAllow {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func ruleName(r pratique.Reason) string {
+	if r.Policy == "" {
+		return clean(r.Rule, 63)
+	}
+	return clean(r.Policy, 63) + "/" + clean(r.Rule, 63)
+}
+
+// sentence ends text with a full stop.
+func sentence(text string) string {
+	text = strings.TrimRight(clean(text, 300), " ")
+	if text == "" || strings.HasSuffix(text, ".") {
+		return text
+	}
+	return text + "."
+}
+
+// clean makes one printable line of at most limit bytes: what an image, a tag
+// or a package calls itself must not move a terminal's cursor.
+func clean(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) <= limit {
+		return s
+	}
+	const cut = "..."
+	if limit <= len(cut) {
+		return ""
+	}
+	return strings.ToValidUTF8(s[:limit-len(cut)], "") + cut
+}
+
+// denied is a verdict that the gate itself reaches, before any policy: about
+// content that no policy could judge.
+func denied(d pratique.Decision, rule, message string) pratique.Decision {
+	sum := sha256.Sum256([]byte("gate\x00" + rule + "\x00" + d.Image.Digest.String() + "\x00" + message))
+	d.Verdict = pratique.Verdict{
+		ID:      hex.EncodeToString(sum[:6]),
+		Outcome: pratique.OutcomeDeny,
+		Reasons: []pratique.Reason{{Policy: "gate", Rule: rule, Message: message}},
+		Policy:  "gate",
+	}
+	return d
+}

@@ -1,0 +1,155 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// blob answers with a blob or the part of it that one Range asks for.
+func (s *server) blob(w http.ResponseWriter, r *http.Request, a *access) error {
+	b, err := s.registry.Blob(r.Context(), a.Request)
+	if err != nil {
+		return err
+	}
+	a.hit, a.verdict = b.Hit, b.Verdict
+	h := w.Header()
+	h.Set("Docker-Content-Digest", b.Digest.String())
+	if s.unchanged(w, r, a, b.Digest.String()) {
+		return nil
+	}
+	h.Set("Content-Type", "application/octet-stream")
+	if b.Size >= 0 {
+		h.Set("Accept-Ranges", "bytes")
+	}
+	if a.Head {
+		if b.Size >= 0 {
+			h.Set("Content-Length", strconv.FormatInt(b.Size, 10))
+		}
+		s.begin(w, a, http.StatusOK)
+		return nil
+	}
+	from, length, status := int64(0), b.Size, http.StatusOK
+	if b.Size >= 0 && rangeApplies(r, b.Digest.String()) {
+		var ok bool
+		switch from, length, ok = parseRange(r.Header.Get("Range"), b.Size); {
+		case !ok:
+			from, length = 0, b.Size
+		case length == 0:
+			h.Set("Content-Range", "bytes */"+strconv.FormatInt(b.Size, 10))
+			return &Error{Code: CodeSizeInvalid, HTTPStatus: http.StatusRequestedRangeNotSatisfiable, Message: fmt.Sprintf("the range lies outside of the blob's %d bytes", b.Size)}
+		default:
+			status = http.StatusPartialContent
+			h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, from+length-1, b.Size))
+		}
+	}
+	body, err := b.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }() // read only
+	if length >= 0 {
+		h.Set("Content-Length", strconv.FormatInt(length, 10))
+	}
+	s.begin(w, a, status)
+	s.stream(w, a, body, length)
+	return nil
+}
+
+// stream copies the body. From here on the header is out: a failure truncates,
+// so that no client takes an error document for the end of a layer.
+func (s *server) stream(w http.ResponseWriter, a *access, body io.Reader, length int64) {
+	src := &source{Reader: body}
+	from := io.Reader(src)
+	if f, ok := body.(*os.File); ok {
+		from = f // bare: net/http hands a limited *os.File to sendfile(2)
+	}
+	if length >= 0 {
+		from = io.LimitReader(from, length)
+	}
+	var err error
+	a.bytes, err = io.Copy(w, from)
+	if err == nil && length >= 0 && a.bytes < length {
+		err, src.err = io.ErrUnexpectedEOF, io.ErrUnexpectedEOF
+	}
+	if err == nil {
+		return
+	}
+	a.err, a.outcome = err, outcomeCanceled
+	if src.err != nil {
+		a.outcome = outcomeUpstream
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// source tells a body that broke from a client that went away.
+type source struct {
+	io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// rangeApplies reports whether a Range header is to be honoured: with If-Range
+// only for the very same content (RFC 9110, 13.1.5).
+func rangeApplies(r *http.Request, digest string) bool {
+	if r.Header.Get("Range") == "" || len(r.Header.Values("Range")) != 1 {
+		return false
+	}
+	cond := r.Header.Get("If-Range")
+	return cond == "" || cond == `"`+digest+`"`
+}
+
+// parseRange reads one range of bytes (RFC 9110, 14.1.2). It is not ok for
+// several ranges, other units and nonsense: these get the whole. A length of 0
+// is a range that cannot be satisfied.
+func parseRange(header string, size int64) (from, length int64, ok bool) {
+	spec, found := strings.CutPrefix(header, "bytes=")
+	if !found || strings.Contains(spec, ",") {
+		return 0, 0, false
+	}
+	first, last, found := strings.Cut(strings.TrimSpace(spec), "-")
+	if !found {
+		return 0, 0, false
+	}
+	if first == "" { // the last n bytes
+		n, err := position(last)
+		if err != nil {
+			return 0, 0, false
+		}
+		n = min(n, size)
+		return size - n, n, true
+	}
+	from, err := position(first)
+	if err != nil {
+		return 0, 0, false
+	}
+	end := size - 1
+	if last != "" {
+		n, err := position(last)
+		if err != nil || n < from {
+			return 0, 0, false
+		}
+		end = min(end, n)
+	}
+	if from > end {
+		return 0, 0, true
+	}
+	return from, end - from + 1, true
+}
+
+// position reads digits only: ParseInt alone would take a sign.
+func position(s string) (int64, error) {
+	n, err := strconv.ParseUint(s, 10, 63)
+	return int64(n), err
+}
