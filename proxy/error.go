@@ -76,3 +76,7 @@ func (e *Error) Status() int {
 	}
 	return http.StatusInternalServerError
 }
+
+// Delay is RetryAfter for those who know an error only by its methods: the
+// scheduler, which must not import this package.
+func (e *Error) Delay() time.Duration { return e.RetryAfter }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -23,13 +24,20 @@ type outcome struct {
 }
 
 // Report returns the standing report of an image; none is pratique.ErrNotFound.
+// One that failed because of us and is older than Config.RetryFailed is
+// returned too, and a new scan is opened behind it.
 func (s *Scheduler) Report(ctx context.Context, image digest.Digest) (pratique.Report, error) {
-	return s.reports.Report(ctx, image)
+	r, err := s.reports.Report(ctx, image)
+	if err == nil && s.cfg.Catalog != nil && s.stale(r) {
+		known, err := s.cfg.Catalog.Known(ctx, image)
+		s.again(ctx, known.Ref, err)
+	}
+	return r, err
 }
 
 // Request opens a scan without waiting for it, whether a report stands or not.
 func (s *Scheduler) Request(ctx context.Context, ref pratique.Ref) error {
-	return s.push(ctx, ref, PriorityWebhook)
+	return s.open(ctx, ref, PriorityWebhook)
 }
 
 // Await returns the standing report. If none stands, it makes sure that a scan
@@ -38,25 +46,32 @@ func (s *Scheduler) Request(ctx context.Context, ref pratique.Ref) error {
 // again. When ctx ends first the error wraps pratique.ErrPending and says how
 // the last attempt failed, if one did. The scan goes on in both cases.
 //
-// A standing report that failed because of us is returned too, and if it is
-// older than Config.RetryFailed a new scan is opened behind it.
+// A standing report that failed because of us is treated as by Report.
 func (s *Scheduler) Await(ctx context.Context, ref pratique.Ref) (pratique.Report, error) {
-	r, err := s.standing(ctx, ref)
-	if err == nil || !errors.Is(err, pratique.ErrNotFound) {
-		return r, err
+	r, err := s.reports.Report(ctx, ref.Digest)
+	if err == nil {
+		if s.stale(r) {
+			s.again(ctx, ref, nil)
+		}
+		return r, nil
+	}
+	if !errors.Is(err, pratique.ErrNotFound) {
+		return pratique.Report{}, err
 	}
 	w := s.enter(ref.Digest) // before the job is opened, or its end could be missed
 	defer s.leave(ref.Digest, w)
-	if s.hurry(ctx, ref.Digest) {
-		if err := s.push(ctx, ref, PriorityPull); err != nil {
-			return pratique.Report{}, err
-		}
+	if err := s.open(ctx, ref, PriorityPull); err != nil {
+		return pratique.Report{}, err
 	}
-	// A job that ended between the first look and enter is closed by now: its
-	// report stands.
+	// A job that ended between the first look and enter left a report.
 	if r, err := s.reports.Report(ctx, ref.Digest); err == nil {
 		return r, nil
 	}
+	return s.wait(ctx, ref, w)
+}
+
+// wait for the end of an attempt that can be told to the client.
+func (s *Scheduler) wait(ctx context.Context, ref pratique.Ref, w *waiter) (pratique.Report, error) {
 	poll := time.NewTicker(s.cfg.ReportPoll)
 	defer poll.Stop()
 	var failed error
@@ -73,6 +88,9 @@ func (s *Scheduler) Await(ctx context.Context, ref pratique.Ref) (pratique.Repor
 			if r, err := s.reports.Report(ctx, ref.Digest); err == nil {
 				return r, nil
 			}
+			if err := s.open(ctx, ref, PriorityPull); err != nil {
+				return pratique.Report{}, err
+			}
 		case <-ctx.Done():
 			if failed != nil { // in words only: the gate answers by ErrPending
 				return pratique.Report{}, fmt.Errorf("%w: %s: last attempt: %v", pratique.ErrPending, ref, failed)
@@ -82,53 +100,24 @@ func (s *Scheduler) Await(ctx context.Context, ref pratique.Ref) (pratique.Repor
 	}
 }
 
-// standing returns the standing report and sees to it that a failure of ours
-// does not stand for ever.
-func (s *Scheduler) standing(ctx context.Context, ref pratique.Ref) (pratique.Report, error) {
-	r, err := s.reports.Report(ctx, ref.Digest)
-	if err != nil {
-		return pratique.Report{}, err
-	}
-	if passing(r) && s.cfg.Now().Sub(r.ScannedAt) >= s.cfg.RetryFailed && s.hurry(ctx, ref.Digest) {
-		if err := s.push(ctx, ref, PriorityPull); err != nil {
-			s.cfg.Log.ErrorContext(ctx, "failed scan cannot be tried again", "image", ref.Digest, "error", err)
-		}
-	}
-	return r, nil
-}
-
-// passing reports whether a report failed for a reason that may pass.
-func passing(r pratique.Report) bool {
-	if r.State != pratique.StateFailed {
+// stale reports whether a report failed for a reason that may have passed: one
+// of ours, RetryFailed ago.
+func (s *Scheduler) stale(r pratique.Report) bool {
+	if r.State != pratique.StateFailed || s.cfg.Now().Sub(r.ScannedAt) < s.cfg.RetryFailed {
 		return false
 	}
-	for _, p := range r.Problems {
-		if p.Source == SourceScan {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.Problems, func(p pratique.Problem) bool { return p.Source == SourceScan })
 }
 
-// patience is up to which delay a pull waits for the next attempt of a failed
-// job instead of bringing it forward. Clients try a failed pull again at once,
-// five times and more: each would hit the upstream and use up an attempt.
-const patience = 20 * time.Second
-
-// hurry reports whether a pull of the image must push: not when this process
-// will try again soon and the client can wait that long.
-func (s *Scheduler) hurry(ctx context.Context, image digest.Digest) bool {
-	s.mu.Lock()
-	due, ok := s.retries[image]
-	s.mu.Unlock()
-	if !ok {
-		return true
+// again opens a scan behind a stale report. The report stands, so a failure
+// here is not the caller's.
+func (s *Scheduler) again(ctx context.Context, ref pratique.Ref, err error) {
+	if err == nil {
+		err = s.open(ctx, ref, PriorityPull)
 	}
-	wait := due.Sub(s.cfg.Now())
-	if end, has := ctx.Deadline(); has && time.Until(end) < wait {
-		return true
+	if err != nil {
+		s.cfg.Log.ErrorContext(ctx, "failed scan cannot be tried again", "image", ref, "error", err)
 	}
-	return wait > patience
 }
 
 func (s *Scheduler) enter(image digest.Digest) *waiter {

@@ -14,7 +14,6 @@ package scheduler
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -30,6 +29,13 @@ import (
 // SourceScan is the Source of the Problem in a report that failed because of us
 // or the upstream, not because of the image: such a report is tried again.
 const SourceScan = "scan"
+
+// Catalog finds an image by its digest; store implementations have it.
+type Catalog interface {
+	// Known returns the manifest with one of the references that lead to it; none
+	// is pratique.ErrNotFound.
+	Known(ctx context.Context, image digest.Digest) (store.Known, error)
+}
 
 // Config adjusts a Scheduler.
 type Config struct {
@@ -59,6 +65,10 @@ type Config struct {
 	// ReportPoll is how often a waiting pull looks for a report made by another
 	// process. If zero, 1 second.
 	ReportPoll time.Duration
+	// Catalog tells through which repository an image is to be had, so that Report
+	// can have a scan that failed because of us tried again. If nil, only Await
+	// and Request can.
+	Catalog Catalog
 	// Rematches is how many reports are renewed at once after the database moved.
 	// If zero, GOMAXPROCS.
 	Rematches int
@@ -116,6 +126,7 @@ type Scheduler struct {
 	mu      sync.Mutex
 	waiting map[digest.Digest]map[*waiter]struct{} // pulls, by image
 	retries map[digest.Digest]time.Time            // when a failed job of this process is due again
+	asked   map[digest.Digest]request              // pushed lately and not begun, by image
 }
 
 // New returns a Scheduler that does nothing before Run.
@@ -207,18 +218,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// push opens a job. It must not be lost because the client that asked left.
-func (s *Scheduler) push(ctx context.Context, ref pratique.Ref, p Priority) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if ref.Digest == "" {
-		return fmt.Errorf("%w scan of %s: no digest", pratique.ErrInvalid, ref)
-	}
-	if err := s.queue.Push(ctx, ref, p, s.cfg.Now()); err != nil {
-		return fmt.Errorf("scan of %s: %w", ref, err)
-	}
-	s.wake()
-	return nil
 }

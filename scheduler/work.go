@@ -33,7 +33,7 @@ func upstream(err error) bool {
 
 // work does one attempt at a job and closes it or leaves it open for the next.
 func (s *Scheduler) work(ctx context.Context, j Job) {
-	s.forget(j)
+	s.begun(j)
 	start := time.Now()
 	r, err := s.attempt(ctx, j)
 	if err != nil && ctx.Err() != nil {
@@ -47,37 +47,40 @@ func (s *Scheduler) work(ctx context.Context, j Job) {
 	defer cancel()
 	switch {
 	case err == nil:
-		s.close(ctx, j, nil, time.Time{})
-		s.metrics.jobs.WithLabelValues("done").Inc()
+		s.close(ctx, j, nil, time.Time{}, "done")
 		s.tell(j.Ref.Digest, outcome{report: r})
+	case errors.Is(err, pratique.ErrNoDatabase):
+		// Nothing is wrong with the image or its upstream, and every image waits
+		// for the same: never given up.
+		s.retry(ctx, j, err, s.cfg.Now().Add(noDatabaseFactor*s.cfg.Backoff))
 	case j.Attempts+1 >= s.cfg.MaxAttempts:
 		s.giveUp(ctx, j, err)
 	default:
-		at := s.cfg.Now().Add(s.delay(j.Attempts, err))
-		s.cfg.Log.WarnContext(ctx, "scan failed, will be tried again", "image", j.Ref, "attempt", j.Attempts+1, "at", at, "error", err)
-		s.close(ctx, j, err, at)
-		s.remember(j, at)
-		s.metrics.jobs.WithLabelValues("retry").Inc()
-		s.tell(j.Ref.Digest, outcome{err: err})
+		s.retry(ctx, j, err, s.cfg.Now().Add(s.delay(j.Attempts, err)))
 	}
+}
+
+// noDatabaseFactor times Backoff is between two looks for a database.
+const noDatabaseFactor = 5
+
+func (s *Scheduler) retry(ctx context.Context, j Job, cause error, at time.Time) {
+	s.cfg.Log.WarnContext(ctx, "scan failed, will be tried again", "image", j.Ref, "attempt", j.Attempts+1, "at", at, "error", cause)
+	s.close(ctx, j, cause, at, "retry")
+	s.tell(j.Ref.Digest, outcome{err: cause})
 }
 
 // giveUp leaves a failed report, so that clients are told, and closes the job.
 // In this order: a crash in between means one attempt more, never an image that
 // nobody scans and nobody explains.
 func (s *Scheduler) giveUp(ctx context.Context, j Job, cause error) {
-	s.cfg.Log.ErrorContext(ctx, "scan given up", "image", j.Ref, "attempts", j.Attempts+1, "error", cause)
 	r, err := s.fail(ctx, j, cause)
 	if err != nil {
-		at := s.cfg.Now().Add(s.cfg.MaxBackoff)
 		s.cfg.Log.ErrorContext(ctx, "failed report cannot be stored", "image", j.Ref, "error", err)
-		s.close(ctx, j, cause, at)
-		s.remember(j, at)
-		s.tell(j.Ref.Digest, outcome{err: cause})
+		s.retry(ctx, j, cause, s.cfg.Now().Add(s.cfg.MaxBackoff))
 		return
 	}
-	s.close(ctx, j, cause, time.Time{})
-	s.metrics.jobs.WithLabelValues("dead").Inc()
+	s.cfg.Log.ErrorContext(ctx, "scan given up", "image", j.Ref, "attempts", j.Attempts+1, "error", cause)
+	s.close(ctx, j, cause, time.Time{}, "dead")
 	if upstream(cause) { // those who wait now are told what the upstream said
 		s.tell(j.Ref.Digest, outcome{err: cause})
 		return
@@ -155,11 +158,13 @@ func (s *Scheduler) renew(ctx context.Context, j Job, lose context.CancelCauseFu
 
 // close finishes the job. When that fails its lease runs out and it is done
 // again, which changes nothing.
-func (s *Scheduler) close(ctx context.Context, j Job, failure error, retryAt time.Time) {
+func (s *Scheduler) close(ctx context.Context, j Job, failure error, retryAt time.Time, outcome string) {
 	err := s.queue.Finish(ctx, j, failure, retryAt)
 	if err != nil && !errors.Is(err, pratique.ErrNotFound) {
 		s.cfg.Log.ErrorContext(ctx, "job not closed", "image", j.Ref, "error", err)
 	}
+	s.ended(j, retryAt)
+	s.metrics.jobs.WithLabelValues(outcome).Inc()
 }
 
 // delay before the attempt after attempts failed ones and this one.
@@ -177,18 +182,4 @@ func (s *Scheduler) delay(attempts int, err error) time.Duration {
 		d = max(d, min(a.Delay(), s.cfg.MaxBackoff))
 	}
 	return d
-}
-
-// remember and forget keep when a job of this process is due again.
-func (s *Scheduler) remember(j Job, at time.Time) {
-	s.mu.Lock()
-	s.retries[j.Ref.Digest] = at
-	s.mu.Unlock()
-	s.wake() // idle may have to end earlier
-}
-
-func (s *Scheduler) forget(j Job) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.retries, j.Ref.Digest)
 }

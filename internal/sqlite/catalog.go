@@ -145,6 +145,23 @@ func (db *DB) Images(ctx context.Context) iter.Seq2[store.Known, error] {
 }
 
 func (db *DB) imagesAfter(ctx context.Context, last string) ([]store.Known, error) {
+	return db.known(ctx, `WHERE i.digest > ? AND i.kind <> ? ORDER BY i.digest LIMIT ?`, last, string(pratique.KindIndex), imagesPage)
+}
+
+// Known implements scheduler.Catalog: a manifest of any kind with one of the
+// references that lead to it, preferably one that a tag names now.
+func (db *DB) Known(ctx context.Context, d digest.Digest) (store.Known, error) {
+	ks, err := db.known(ctx, `WHERE i.digest = ?`, d.String())
+	if err == nil && len(ks) == 0 {
+		err = pratique.ErrNotFound
+	}
+	if err != nil {
+		return store.Known{}, annotate(err, "manifest %s", d)
+	}
+	return ks[0], nil
+}
+
+func (db *DB) known(ctx context.Context, where string, args ...any) ([]store.Known, error) {
 	var page []store.Known
 	err := db.rows(ctx, `
 		SELECT i.first_seen, i.doc, r.registry, r.name, coalesce(t.tag, '')
@@ -155,22 +172,21 @@ func (db *DB) imagesAfter(ctx context.Context, last string) ([]store.Known, erro
 		JOIN repositories r ON r.id = l.repository
 		LEFT JOIN tags t ON t.repository = r.id AND t.tag = (
 			SELECT min(t3.tag) FROM tags t3 WHERE t3.digest = i.digest AND t3.repository = r.id)
-		WHERE i.digest > ? AND i.kind <> ? ORDER BY i.digest LIMIT ?`,
-		[]any{last, string(pratique.KindIndex), imagesPage}, func(scan func(...any) error) error {
-			var k store.Known
-			var seen int64
-			var doc []byte
-			if err := scan(&seen, &doc, &k.Ref.Registry, &k.Ref.Repo, &k.Ref.Tag); err != nil {
-				return err
-			}
-			if err := db.decode(doc, &k.Image); err != nil {
-				return err
-			}
-			k.Image.FirstSeen = at(seen)
-			k.Ref.Digest = k.Image.Digest
-			page = append(page, k)
-			return nil
-		})
+		`+where, args, func(scan func(...any) error) error {
+		var k store.Known
+		var seen int64
+		var doc []byte
+		if err := scan(&seen, &doc, &k.Ref.Registry, &k.Ref.Repo, &k.Ref.Tag); err != nil {
+			return err
+		}
+		if err := db.decode(doc, &k.Image); err != nil {
+			return err
+		}
+		k.Image.FirstSeen = at(seen)
+		k.Ref.Digest = k.Image.Digest
+		page = append(page, k)
+		return nil
+	})
 	return page, err
 }
 

@@ -305,5 +305,7 @@ var (
 	_ store.Components  = (*DB)(nil)
 	_ store.Reports     = (*DB)(nil)
 	_ store.Pulls       = (*DB)(nil)
+
 	_ scheduler.Queue   = (*DB)(nil)
+	_ scheduler.Catalog = (*DB)(nil)
 )
