@@ -1,9 +1,9 @@
 package web
 
 import (
-	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"pratique"
@@ -12,7 +12,7 @@ import (
 // check answers GET /api/v1/check?ref=REF&wait=DURATION: 200 with a verdict,
 // 202 when there is none yet. Without wait it does not wait.
 func (s *server) check(w http.ResponseWriter, r *http.Request) error {
-	if s.Checker == nil {
+	if s.Gate == nil {
 		return unavailable("checking")
 	}
 	ref, err := s.resolve(r.URL.Query().Get("ref"))
@@ -23,13 +23,7 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), wait)
-	defer cancel()
-	d, err := s.Checker.Check(ctx, ref)
-	if errors.Is(err, context.DeadlineExceeded) && r.Context().Err() == nil {
-		// The time that ran out is the caller's wait, not the upstream's answer.
-		err = errors.Join(err, pratique.ErrPending)
-	}
+	d, err := s.Gate.Check(r.Context(), ref, clientAddr(r), wait)
 	if err != nil && !errors.Is(err, pratique.ErrPending) {
 		return err
 	}
@@ -49,19 +43,24 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// minWait is what a check without wait is given: enough to read a standing
-// report, too little to scan.
-const minWait = 2 * time.Second
+// clientAddr is the address of the connection; no header names a client.
+func clientAddr(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
 
 func (s *server) wait(text string) (time.Duration, error) {
 	if text == "" {
-		return minWait, nil
+		return 0, nil
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
 		return 0, badRequest("wait is not a duration: "+text, "write for example wait=20s")
 	}
-	return min(max(d, minWait), s.MaxWait), nil
+	return min(d, s.MaxWait), nil
 }
 
 // undecided reports whether a refusal is only the lack of a report. A rule that

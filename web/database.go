@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 
 	"pratique"
 )
@@ -27,7 +26,7 @@ func (s *server) databaseStatus(w http.ResponseWriter, r *http.Request) error {
 }
 
 // databaseImport answers POST /api/v1/database/import?force=: the body is a
-// tar, gzipped or not, of a database directory or of an OCI layout.
+// .tar.gz of trivy.db and metadata.json.
 //
 // The body goes to a file first, so that a slow or broken upload never holds
 // the database, and the file is gone whatever happens.
@@ -41,25 +40,27 @@ func (s *server) databaseImport(w http.ResponseWriter, r *http.Request) error {
 	case "true", "1":
 		force = true
 	default:
-		return badRequest("force is not true or false: "+v, "")
+		return badRequest("force is not true or false: "+v, "write force=true or leave it out")
 	}
 	if r.ContentLength > s.MaxImport {
 		return &http.MaxBytesError{Limit: s.MaxImport}
 	}
-	dir, err := os.MkdirTemp(s.Spool, "pratique-import-")
+	f, err := os.CreateTemp(s.Spool, "pratique-import-*.tar.gz")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	name := filepath.Join(dir, "database.tar.gz")
-	n, err := s.spool(name, http.MaxBytesReader(w, r.Body, s.MaxImport))
+	defer func() { _ = errors.Join(f.Close(), os.Remove(f.Name())) }()
+	n, err := io.Copy(f, http.MaxBytesReader(w, r.Body, s.MaxImport))
 	if err != nil {
 		return err
 	}
 	if n == 0 {
-		return badRequest("the upload is empty", "send a .tar.gz of trivy.db and metadata.json, or an OCI layout")
+		return badRequest("the upload is empty", "send a .tar.gz of trivy.db and metadata.json")
 	}
-	if err := s.Database.Import(r.Context(), name, force); err != nil {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := s.Database.Import(r.Context(), f, force); err != nil {
 		if errors.Is(err, pratique.ErrInvalid) {
 			return &apiError{status: http.StatusUnprocessableEntity, message: err.Error(), err: err,
 				hint: "the database in use stays; force=true (--force) adopts one that is older or smaller, but never a broken one"}
@@ -68,13 +69,4 @@ func (s *server) databaseImport(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.Log.InfoContext(r.Context(), "database imported", "bytes", n, "force", force)
 	return s.databaseStatus(w, r)
-}
-
-func (s *server) spool(name string, body io.Reader) (int64, error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return 0, err
-	}
-	n, err := io.Copy(f, body)
-	return n, errors.Join(err, f.Close())
 }

@@ -2,12 +2,11 @@ package web_test
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"iter"
 	"net/http"
 	"net/http/httptest"
-	"os"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -16,7 +15,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
-	"pratique/policy"
 	"pratique/store"
 	"pratique/web"
 )
@@ -40,38 +38,47 @@ func upstreams() fakeUpstreams {
 	return fakeUpstreams{"docker.io": "docker.io", "index.docker.io": "docker.io", "ghcr.io": "ghcr.io", "lab": "lab", "127.0.0.1:7001": "lab"}
 }
 
-// fakeChecker answers with a decision or a failure and remembers what it was asked.
-type fakeChecker struct {
-	mu       sync.Mutex
-	asked    []string
-	decision pratique.Decision
-	fail     func(ctx context.Context) error
+// fakeGate answers with a decision or a failure and remembers what it was
+// asked. What it says of standing images is in reports; standingErr fails that.
+type fakeGate struct {
+	mu          sync.Mutex
+	asked       []string
+	clients     []netip.Addr
+	waits       []time.Duration
+	decision    pratique.Decision
+	fail        error
+	reports     map[digest.Digest]pratique.Report
+	standingErr error
 }
 
-func (f *fakeChecker) Check(ctx context.Context, ref pratique.Ref) (pratique.Decision, error) {
+func (f *fakeGate) Check(_ context.Context, ref pratique.Ref, client netip.Addr, wait time.Duration) (pratique.Decision, error) {
 	f.mu.Lock()
-	f.asked = append(f.asked, ref.String())
-	f.mu.Unlock()
+	defer f.mu.Unlock()
+	f.asked, f.clients, f.waits = append(f.asked, ref.String()), append(f.clients, client), append(f.waits, wait)
 	if f.fail != nil {
-		if err := f.fail(ctx); err != nil {
-			return pratique.Decision{Ref: ref}, err
-		}
+		return pratique.Decision{Ref: ref}, f.fail
 	}
 	d := f.decision
 	d.Ref = ref
 	return d, nil
 }
 
-// fakeStore is a catalog and its reports. failAt makes the catalog fail before
-// that element, reportErr every report.
-type fakeStore struct {
-	known     []store.Known
-	reports   map[digest.Digest]pratique.Report
-	failAt    int
-	reportErr error
+// Standing allows what is scanned and has no findings.
+func (f *fakeGate) Standing(_ context.Context, ref pratique.Ref, img pratique.Image) (pratique.Decision, error) {
+	d := pratique.Decision{Ref: ref, Image: img, Report: f.reports[img.Digest]}
+	if d.Report.State == pratique.StateScanned && len(d.Report.Findings) == 0 {
+		d.Verdict.Outcome = pratique.OutcomeAllow
+	}
+	return d, f.standingErr
 }
 
-func (f *fakeStore) Images(context.Context) iter.Seq2[store.Known, error] {
+// fakeCatalog lists images; failAt makes it fail before that element.
+type fakeCatalog struct {
+	known  []store.Known
+	failAt int
+}
+
+func (f *fakeCatalog) Images(context.Context) iter.Seq2[store.Known, error] {
 	return func(yield func(store.Known, error) bool) {
 		for i, k := range f.known {
 			if f.failAt > 0 && i == f.failAt {
@@ -85,35 +92,11 @@ func (f *fakeStore) Images(context.Context) iter.Seq2[store.Known, error] {
 	}
 }
 
-func (f *fakeStore) Report(_ context.Context, d digest.Digest) (pratique.Report, error) {
-	if f.reportErr != nil {
-		return pratique.Report{}, f.reportErr
-	}
-	r, ok := f.reports[d]
-	if !ok {
-		return pratique.Report{}, fmt.Errorf("report of %s: %w", d, pratique.ErrNotFound)
-	}
-	return r, nil
-}
-
-// cleanOnly allows what is scanned and has no findings.
-type cleanOnly struct{}
-
-func (cleanOnly) Decide(f policy.Facts) pratique.Verdict {
-	if f.Now.IsZero() {
-		panic("decided without a time")
-	}
-	if f.Report.State == pratique.StateScanned && len(f.Report.Findings) == 0 && f.Ref.Digest == f.Image.Digest {
-		return pratique.Verdict{Outcome: pratique.OutcomeAllow}
-	}
-	return pratique.Verdict{}
-}
-
 // fakeDatabase remembers what was imported.
 type fakeDatabase struct {
 	content string
 	force   bool
-	path    string
+	asked   bool
 	fail    error
 }
 
@@ -124,12 +107,12 @@ func (f *fakeDatabase) Status(context.Context) (web.DatabaseStatus, error) {
 	return web.DatabaseStatus{Database: &web.DatabaseInfo{Digest: digestOf(f.content).String(), UpdatedAt: now}}, nil
 }
 
-func (f *fakeDatabase) Import(_ context.Context, path string, force bool) error {
-	f.path = path
+func (f *fakeDatabase) Import(_ context.Context, r io.Reader, force bool) error {
+	f.asked = true
 	if f.fail != nil {
 		return f.fail
 	}
-	b, err := os.ReadFile(path)
+	b, err := io.ReadAll(r)
 	f.content, f.force = string(b), force
 	return err
 }
@@ -140,7 +123,6 @@ func serve(t *testing.T, cfg web.Config) *httptest.Server {
 	if cfg.Upstreams == nil {
 		cfg.Upstreams = upstreams()
 	}
-	cfg.Now = func() time.Time { return now }
 	if cfg.Spool == "" {
 		cfg.Spool = t.TempDir()
 	}

@@ -2,7 +2,6 @@ package web
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
-	"pratique/policy"
 	"pratique/store"
 )
 
@@ -65,7 +63,7 @@ const (
 
 // images answers GET /api/v1/images?after=DIGEST&limit=N.
 func (s *server) images(w http.ResponseWriter, r *http.Request) error {
-	if s.Catalog == nil || s.Reports == nil || s.Policies == nil {
+	if s.Catalog == nil || s.Gate == nil {
 		return unavailable("the list of images")
 	}
 	limit := defaultPage
@@ -106,25 +104,18 @@ func (s *server) images(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// image judges one known image by its standing report. Nothing is fetched and
-// no scan is opened.
+// image tells of one known image what stands.
 func (s *server) image(ctx context.Context, known store.Known) (Image, error) {
-	report, err := s.Reports.Report(ctx, known.Image.Digest)
-	if err != nil && !errors.Is(err, pratique.ErrNotFound) {
+	d, err := s.Gate.Standing(ctx, known.Ref, known.Image)
+	if err != nil {
 		return Image{}, err
 	}
-	verdict := s.Policies.Decide(policy.Facts{
-		Ref:    known.Ref.At(known.Image.Digest),
-		Image:  known.Image,
-		Report: report,
-		Now:    s.Now(),
-	})
-	facts := newReport(report)
+	facts := newReport(d.Report)
 	img := Image{
-		Ref:       typedRef(known.Ref),
+		Ref:       typedRef(known.Ref.At(known.Image.Digest)),
 		Digest:    known.Image.Digest,
 		State:     facts.State,
-		Outcome:   verdict.Outcome,
+		Outcome:   d.Verdict.Outcome,
 		ScannedAt: facts.ScannedAt,
 	}
 	if facts.Findings != nil {

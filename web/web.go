@@ -2,8 +2,8 @@
 // and `db` speak, health, metrics and profiles.
 //
 // It reads and reports; it never decides. What it needs from the other
-// packages is declared here as narrow interfaces (Checker, Catalog, Reports,
-// Policies, Database). It owns the JSON that operators script against: the
+// packages is declared here as narrow interfaces (Gate, Catalog, Upstreams,
+// Database). It owns the JSON that operators script against: the
 // exported types are that contract and are documented in docs/cli.md.
 //
 // The listener has no users of its own in this release, so it is held to
@@ -13,43 +13,35 @@ package web
 
 import (
 	"context"
+	"io"
 	"iter"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"pratique"
-	"pratique/policy"
 	"pratique/store"
 )
 
-// Checker decides on one reference. Implemented by proxy.Gate.
-type Checker interface {
+// Gate decides. Implemented by proxy.Gate.
+type Gate interface {
 	// Check resolves ref, has it fetched and scanned when it is not yet, and
-	// returns what a client pulling it now would meet. When ctx ends before
-	// there is a verdict the error wraps pratique.ErrPending and the decision
-	// holds what is known; the work goes on.
-	Check(ctx context.Context, ref pratique.Ref) (pratique.Decision, error)
+	// returns what client would meet if it pulled now. When there is no verdict
+	// within wait the error wraps pratique.ErrPending and the decision holds what
+	// is known; the work goes on.
+	Check(ctx context.Context, ref pratique.Ref, client netip.Addr, wait time.Duration) (pratique.Decision, error)
+	// Standing decides by what stands now: nothing is fetched or scanned.
+	Standing(ctx context.Context, ref pratique.Ref, img pratique.Image) (pratique.Decision, error)
 }
 
 // Catalog lists known images. Part of store.Catalog.
 type Catalog interface {
 	Images(ctx context.Context) iter.Seq2[store.Known, error]
-}
-
-// Reports finds standing reports. Part of store.Reports.
-type Reports interface {
-	Report(ctx context.Context, image digest.Digest) (pratique.Report, error)
-}
-
-// Policies judges. Implemented by policy.Set.
-type Policies interface {
-	Decide(f policy.Facts) pratique.Verdict
 }
 
 // Upstreams knows the configured upstreams. Implemented by proxy.UpstreamIndex.
@@ -64,11 +56,10 @@ type Upstreams interface {
 // Database is the vulnerability database. Implemented over scanner/database.
 type Database interface {
 	Status(ctx context.Context) (DatabaseStatus, error)
-	// Import verifies and adopts the database in the directory, archive or OCI
-	// layout at path. force adopts one that is older or much smaller than the
-	// one in use. What the candidate itself causes is an error wrapping
-	// pratique.ErrInvalid.
-	Import(ctx context.Context, path string, force bool) error
+	// Import verifies and adopts the database in the .tar.gz that r reads. force
+	// adopts one that is older or much smaller than the one in use. What the
+	// candidate itself causes is an error wrapping pratique.ErrInvalid.
+	Import(ctx context.Context, r io.Reader, force bool) error
 }
 
 // Probe is one thing that must work before the process is ready.
@@ -81,10 +72,8 @@ type Probe struct {
 // Config of the admin handler. Collaborators that are nil leave their part of
 // the API answering 503.
 type Config struct {
-	Checker  Checker
+	Gate     Gate
 	Catalog  Catalog
-	Reports  Reports
-	Policies Policies
 	Database Database
 
 	// Upstreams tells which registries a reference may name. If nil, none.
@@ -104,8 +93,6 @@ type Config struct {
 	Spool string
 	// Log receives failures of requests. If nil, they are dropped.
 	Log *slog.Logger
-	// Now is the clock. If nil, time.Now.
-	Now func() time.Time
 }
 
 // server is the handler's state; nothing in it changes after New.
@@ -123,9 +110,6 @@ func New(cfg Config) http.Handler {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = prometheus.NewRegistry()

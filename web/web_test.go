@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -52,16 +53,16 @@ func TestReferencesResolveAsPeopleTypeThem(t *testing.T) {
 		{"lab/", "", "write UPSTREAM/REPOSITORY"},
 	} {
 		t.Run(tc.typed, func(t *testing.T) {
-			checker := &fakeChecker{decision: pratique.Decision{Verdict: pratique.Verdict{Outcome: pratique.OutcomeAllow}}}
-			srv := serve(t, web.Config{Checker: checker})
+			gate := &fakeGate{decision: pratique.Decision{Verdict: pratique.Verdict{Outcome: pratique.OutcomeAllow}}}
+			srv := serve(t, web.Config{Gate: gate})
 			status, body := ask(t, "GET", srv.URL+"/api/v1/check?ref="+escape(tc.typed), "")
 			if tc.want == "" {
-				if status != http.StatusBadRequest || !strings.Contains(body, tc.hint) || len(checker.asked) > 0 {
-					t.Fatalf("status %d, asked %q, body %s; want 400 with %q and nothing asked", status, checker.asked, body, tc.hint)
+				if status != http.StatusBadRequest || !strings.Contains(body, tc.hint) || len(gate.asked) > 0 {
+					t.Fatalf("status %d, asked %q, body %s; want 400 with %q and nothing asked", status, gate.asked, body, tc.hint)
 				}
 				return
 			}
-			if diff := cmp.Diff([]string{tc.want}, checker.asked); diff != "" {
+			if diff := cmp.Diff([]string{tc.want}, gate.asked); diff != "" {
 				t.Fatalf("status %d, body %s, asked (-want +got):\n%s", status, body, diff)
 			}
 		})
@@ -88,7 +89,7 @@ func TestCheckAnswers(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		decision pratique.Decision
-		fail     func(context.Context) error
+		fail     error
 		status   int
 		want     string
 	}{
@@ -117,7 +118,7 @@ func TestCheckAnswers(t *testing.T) {
 		},
 		{
 			name:   "pending by error",
-			fail:   func(context.Context) error { return fmt.Errorf("lab: %w", pratique.ErrPending) },
+			fail:   fmt.Errorf("lab: %w", pratique.ErrPending),
 			status: 202,
 			want:   `{"ref":"lab/a:1","digest":"","verdict":null,"report":{"state":"pending","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null}}`,
 		},
@@ -153,25 +154,25 @@ func TestCheckAnswers(t *testing.T) {
 		},
 		{
 			name:   "not found",
-			fail:   func(context.Context) error { return fmt.Errorf("lab/a:1: %w", pratique.ErrNotFound) },
+			fail:   fmt.Errorf("lab/a:1: %w", pratique.ErrNotFound),
 			status: 404,
 			want:   `{"error":"lab/a:1: not found","hint":"check the name and tag; the upstream does not have it or does not show it to this server"}`,
 		},
 		{
 			name:   "an error with a status of its own",
-			fail:   func(context.Context) error { return &statusError{429} },
+			fail:   &statusError{429},
 			status: 429,
 			want:   `{"error":"status 429","hint":"the upstream limits requests; configure credentials for it or try again later"}`,
 		},
 		{
 			name:   "anything else is ours",
-			fail:   func(context.Context) error { return errors.New("disk full") },
+			fail:   errors.New("disk full"),
 			status: 500,
 			want:   `{"error":"disk full","hint":"the server's log has the details"}`,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			srv := serve(t, web.Config{Checker: &fakeChecker{decision: tc.decision, fail: tc.fail}})
+			srv := serve(t, web.Config{Gate: &fakeGate{decision: tc.decision, fail: tc.fail}})
 			status, body := ask(t, "GET", srv.URL+"/api/v1/check?ref=lab/a:1&wait=1s", "")
 			if status != tc.status {
 				t.Errorf("status %d, want %d", status, tc.status)
@@ -188,23 +189,20 @@ type statusError struct{ status int }
 func (e *statusError) Error() string { return fmt.Sprintf("status %d", e.status) }
 func (e *statusError) Status() int   { return e.status }
 
-func TestCheckWaitIsBounded(t *testing.T) {
-	var left time.Duration
-	checker := &fakeChecker{fail: func(ctx context.Context) error {
-		deadline, ok := ctx.Deadline()
-		if !ok {
-			return errors.New("no deadline")
-		}
-		left = time.Until(deadline)
-		return pratique.ErrPending
-	}}
-	srv := serve(t, web.Config{Checker: checker, MaxWait: 5 * time.Second})
-	for wait, most := range map[string]time.Duration{"": 2 * time.Second, "0s": 2 * time.Second, "4s": 4 * time.Second, "24h": 5 * time.Second} {
-		if status, body := ask(t, "GET", srv.URL+"/api/v1/check?ref=lab/a&wait="+wait, ""); status != 202 {
+func TestCheckPassesWaitAndClient(t *testing.T) {
+	gate := &fakeGate{fail: pratique.ErrPending}
+	srv := serve(t, web.Config{Gate: gate, MaxWait: 5 * time.Second})
+	for _, wait := range []string{"", "0s", "4s", "24h"} {
+		if status, body := ask(t, "GET", srv.URL+"/api/v1/check?ref=lab/a&wait="+wait, "", "X-Forwarded-For", "10.9.8.7"); status != 202 {
 			t.Fatalf("wait=%s: %d %s", wait, status, body)
 		}
-		if left > most || left < most-2*time.Second {
-			t.Errorf("wait=%s: the check had %s, want %s", wait, left, most)
+	}
+	if diff := cmp.Diff([]time.Duration{0, 0, 4 * time.Second, 5 * time.Second}, gate.waits); diff != "" {
+		t.Errorf("waits (-want +got):\n%s", diff)
+	}
+	for _, c := range gate.clients {
+		if c != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("client %s: a header named it", c)
 		}
 	}
 	for _, wait := range []string{"soon", "-1s"} {
@@ -214,16 +212,9 @@ func TestCheckWaitIsBounded(t *testing.T) {
 	}
 }
 
-func TestDeadlineOfTheWaitIsPending(t *testing.T) {
-	checker := &fakeChecker{fail: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
-	srv := serve(t, web.Config{Checker: checker, MaxWait: time.Millisecond})
-	if status, body := ask(t, "GET", srv.URL+"/api/v1/check?ref=lab/a", ""); status != 202 || !strings.Contains(body, `"verdict":null`) {
-		t.Errorf("%d %s", status, body)
-	}
-}
-
 func TestImages(t *testing.T) {
-	st := &fakeStore{reports: map[digest.Digest]pratique.Report{}}
+	st := &fakeCatalog{}
+	gate := &fakeGate{reports: map[digest.Digest]pratique.Report{}}
 	names := []string{"a", "b", "c"}
 	for _, n := range names {
 		st.known = append(st.known, store.Known{
@@ -232,11 +223,11 @@ func TestImages(t *testing.T) {
 		})
 	}
 	d := func(i int) digest.Digest { return st.known[i].Image.Digest }
-	st.reports[d(0)] = pratique.Report{State: pratique.StateScanned, ScannedAt: now}
-	st.reports[d(1)] = pratique.Report{State: pratique.StateIncomplete, ScannedAt: now, Findings: []pratique.Finding{
+	gate.reports[d(0)] = pratique.Report{State: pratique.StateScanned, ScannedAt: now}
+	gate.reports[d(1)] = pratique.Report{State: pratique.StateIncomplete, ScannedAt: now, Findings: []pratique.Finding{
 		{Severity: pratique.SeverityCritical}, {Severity: pratique.SeverityCritical}, {Severity: "strange"},
 	}}
-	srv := serve(t, web.Config{Catalog: st, Reports: st, Policies: cleanOnly{}})
+	srv := serve(t, web.Config{Catalog: st, Gate: gate})
 
 	var pages []string
 	url := srv.URL + "/api/v1/images?limit=2"
@@ -272,13 +263,19 @@ func TestImages(t *testing.T) {
 
 func TestImagesNeverHideAFailure(t *testing.T) {
 	known := []store.Known{{Image: pratique.Image{Digest: digestOf("a")}}, {Image: pratique.Image{Digest: digestOf("b")}}}
-	for name, st := range map[string]*fakeStore{
-		"the catalog breaks off": {known: known, failAt: 1},
-		"a report is unreadable": {known: known, reportErr: errors.New("disk")},
+	for name, tc := range map[string]struct {
+		failAt      int
+		standingErr error
+	}{
+		"the catalog breaks off": {failAt: 1},
+		"a report is unreadable": {standingErr: errors.New("disk")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			srv := serve(t, web.Config{Catalog: st, Reports: st, Policies: cleanOnly{}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			srv := serve(t, web.Config{
+				Catalog: &fakeCatalog{known: known, failAt: tc.failAt}, Gate: &fakeGate{standingErr: tc.standingErr},
+				Log: slog.New(slog.NewTextHandler(&log, nil)),
+			})
 			if status, body := ask(t, "GET", srv.URL+"/api/v1/images", ""); status != 500 || strings.Contains(body, "images") {
 				t.Errorf("%d %s", status, body)
 			}
@@ -412,7 +409,7 @@ func TestOtherSitesAreRefused(t *testing.T) {
 			if status != tc.status {
 				t.Errorf("%d %s, want %d", status, body, tc.status)
 			}
-			if status >= 400 && db.path != "" {
+			if status >= 400 && db.asked {
 				t.Error("the refused request reached the database")
 			}
 		})

@@ -1,0 +1,29 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+
+	"pratique"
+)
+
+// Standing decides on a manifest that is here by what stands now, for a list:
+// nothing is fetched, waited for or scanned. It is the outcome that a client
+// without an address would meet.
+func (g *Gate) Standing(ctx context.Context, ref pratique.Ref, img pratique.Image) (pratique.Decision, error) {
+	q := g.inquire(Request{Ref: ref, Head: true})
+	defer q.close()
+	d := pratique.Decision{Ref: ref.At(img.Digest), Image: img}
+	if _, foreign := img.Foreign(); !foreign {
+		_, err := g.standing(ctx, img)
+		switch {
+		case errors.Is(err, pratique.ErrNotFound):
+			// image would open a scan now.
+			d.Report = pratique.Report{Image: img.Digest}
+			return g.judge(ctx, d, q)
+		case err != nil:
+			return d, err
+		}
+	}
+	return g.image(ctx, d.Ref, img, q)
+}
