@@ -367,12 +367,7 @@ func Assign(v reflect.Value, text string) error {
 		}
 		v.SetFloat(f)
 	case reflect.Interface:
-		var n yaml.Node
-		if err := yaml.Unmarshal([]byte(text), &n); err == nil && len(n.Content) == 1 && n.Content[0].Kind == yaml.ScalarNode {
-			v.Set(reflect.ValueOf(anyScalar(n.Content[0])))
-			return nil
-		}
-		v.Set(reflect.ValueOf(text))
+		v.Set(reflect.ValueOf(untyped(text)))
 	case reflect.Slice:
 		out := reflect.MakeSlice(v.Type(), 0, 4)
 		for part := range strings.SplitSeq(text, ",") {
@@ -390,6 +385,21 @@ func Assign(v reflect.Value, text string) error {
 		return errors.New("not a single value; name one of its keys")
 	}
 	return nil
+}
+
+// untyped is what text means where any type may stand: a switch, a whole number
+// in its canonical form, or itself.
+func untyped(text string) any {
+	switch text {
+	case "true":
+		return true
+	case "false":
+		return false
+	}
+	if i, err := strconv.Atoi(text); err == nil && strconv.Itoa(i) == text {
+		return i
+	}
+	return text
 }
 
 // ParseDuration reads Go's durations ("25s", "1h30m") and whole days ("7d").

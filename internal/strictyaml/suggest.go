@@ -9,7 +9,12 @@ import (
 func Suggest(word string, known []string) string {
 	best, score := "", len(word)/3+2
 	for _, k := range known {
-		if d := distance(strings.ToLower(word), strings.ToLower(k)); d < score {
+		a, b := strings.ToLower(word), strings.ToLower(k)
+		d := distance(a, b)
+		if len(a) > 2 && strings.HasPrefix(b, a) {
+			d = 1 // a word cut short
+		}
+		if d < score {
 			best, score = k, d
 		}
 	}

@@ -1,0 +1,306 @@
+// Package config reads Pratique's configuration: one YAML file, environment
+// variables and flags, in that order of increasing weight, over defaults that
+// run without any of them.
+//
+// Its structs are the operator's manual: docs/configuration.md is made from the
+// comments below, and configs/pratique.yaml shows every key. It checks all that
+// can be known without touching the machine (a misspelt key, a hold that clients
+// would not wait for, two upstreams with one name), so that `pratique config
+// check` says the same on a laptop as in the cluster; whether a file exists is
+// found out when it is opened.
+package config
+
+import (
+	"path/filepath"
+	"time"
+)
+
+// Config is everything that an operator can set. Get one from Load or Default:
+// the zero Config is not valid.
+type Config struct {
+	// DataDir is the directory of what has no place of its own: adopted
+	// databases, the workers' temporary files, and, unless they are set,
+	// storage.parameters.rootdirectory (`blobs` in it) and state.sqlite.path
+	// (`state.db` in it). Like every path it may be relative to the working
+	// directory.
+	DataDir string `yaml:"dataDir"`
+	// Registry is the listener that clusters pull from.
+	Registry Registry `yaml:"registry"`
+	// Refusal is how an image is refused.
+	Refusal Refusal `yaml:"refusal"`
+	// Admin is the listener for people and monitoring: API, health, metrics.
+	Admin Admin `yaml:"admin"`
+	// Storage is where the bytes of manifests and layers are kept.
+	Storage Storage `yaml:"storage"`
+	// State is where everything but those bytes is kept: what was found in which
+	// image, reports, queue.
+	State State `yaml:"state"`
+	// Cache is how long a tag is believed without asking its upstream.
+	Cache Cache `yaml:"cache"`
+	// Upstreams are the registries that may be pulled from, and the only ones
+	// that are ever contacted for images. A key is the first element of an
+	// image's name (host:5000/docker.io/library/nginx) and the value of ?ns= that
+	// mirrors are asked with: one path element in lower case, without a port. An
+	// upstream is found under its URL's host, or host:port, too. A file that has
+	// this key replaces the default, which is Docker Hub alone.
+	Upstreams map[string]Upstream `yaml:"upstreams"`
+	// Database is the vulnerability database.
+	Database Database `yaml:"database"`
+	// JavaDatabase identifies .jar files that do not say what they are.
+	JavaDatabase JavaDatabase `yaml:"javaDatabase"`
+	// Scanner is how layers are analysed.
+	Scanner Scanner `yaml:"scanner"`
+	// Platforms are scanned when an index is pulled, as os/architecture[/variant],
+	// the most wanted first. Other platforms of an index are scanned when somebody
+	// asks for them. An empty list means all of them.
+	Platforms []Platform `yaml:"platforms"`
+	// Policies are the policy files in force, all of them together: what one
+	// refuses is refused. If missing, the embedded configs/policies/default.yaml.
+	Policies []string `yaml:"policies"`
+	// Log is what Pratique writes to standard error.
+	Log Log `yaml:"log"`
+}
+
+// Registry is the listener that clusters pull from.
+type Registry struct {
+	// Listen is the address of the pull API, as host:port or :port.
+	Listen string `yaml:"listen"`
+	// Hold is how long a pull of an image that is still being scanned is kept
+	// waiting before it is answered with 429 and Retry-After; the scan goes on. At
+	// most 25s: containerd 2.3 and docker 29 give up after 30 seconds without an
+	// answer and go elsewhere. 0s answers at once.
+	Hold time.Duration `yaml:"hold"`
+	// MaxHeld is how many requests may wait for a scan at the same time; more
+	// are answered with 429 at once.
+	MaxHeld int `yaml:"maxHeld"`
+	// TLS serves the pull API over HTTPS. If missing, plain HTTP: put a proxy
+	// that speaks TLS in front, or tell the clients.
+	TLS TLS `yaml:"tls"`
+}
+
+// TLS is a certificate and its key. Both or neither must be given.
+type TLS struct {
+	// Cert is a file with the certificate and its intermediates, PEM.
+	Cert string `yaml:"cert"`
+	// Key is a file with the private key, PEM.
+	Key string `yaml:"key"`
+}
+
+// Refusal is how an image is refused.
+type Refusal struct {
+	// Head is how a HEAD request for a refused or not yet decided image is
+	// answered. `bare`: 200 without digest and length, so that containerd and
+	// docker ask by GET, which is refused with the reasons, and do not fall back
+	// to the upstream. `403`: the status of the GET.
+	Head HeadMode `yaml:"head"`
+}
+
+// Admin is the listener for people and monitoring.
+type Admin struct {
+	// Listen is the address of API, health and metrics, as host:port. It has no
+	// authentication: keep it on loopback or behind something that has.
+	Listen string `yaml:"listen"`
+	// Hosts are names under which the admin address is reached, besides IP
+	// addresses and localhost; a request for another host is refused, which keeps
+	// web pages from reaching it through a browser.
+	Hosts []string `yaml:"hosts"`
+}
+
+// Storage is where bytes are kept.
+type Storage struct {
+	// Driver is a storage driver of the distribution project: filesystem, s3,
+	// gcs, azure or inmemory (for tests: gone at the end).
+	Driver StorageDriver `yaml:"driver"`
+	// Parameters are the driver's own, as in distribution's documentation. For
+	// filesystem: rootdirectory; if missing, `blobs` in dataDir.
+	Parameters map[string]any `yaml:"parameters"`
+	// Spool is a local directory for blobs while they arrive. With the filesystem
+	// driver it must be on the file system of rootdirectory. If empty, `spool` in
+	// rootdirectory, or for the other drivers in dataDir.
+	Spool string `yaml:"spool"`
+}
+
+// State has exactly one backend.
+type State struct {
+	// SQLite is one file on a local disk.
+	SQLite SQLite `yaml:"sqlite"`
+}
+
+// SQLite is the embedded backend of the state.
+type SQLite struct {
+	// Path of the database file, on a local file system. If empty, `state.db` in
+	// dataDir.
+	Path string `yaml:"path"`
+}
+
+// Cache is how long a tag is believed.
+type Cache struct {
+	// TagTTL is how long what a tag names is believed before the upstream is
+	// asked again, with a HEAD, which Docker Hub does not count. 0s asks always.
+	TagTTL time.Duration `yaml:"tagTTL"`
+	// StaleIfError is for how long after the upstream's last answer a tag is
+	// still served when the upstream does not answer. Pulls by digest need no
+	// upstream. 0s never serves a tag that could not be checked.
+	StaleIfError time.Duration `yaml:"staleIfError"`
+}
+
+// Upstream is one registry that may be pulled from.
+type Upstream struct {
+	// URL is https://host[:port], or http:// for a registry without TLS.
+	URL string `yaml:"url"`
+	// Private allows private, loopback and link-local addresses, and plain HTTP
+	// together with credentials. Leave it off for public registries: it keeps
+	// their redirects and token servers from leading into your network.
+	Private bool `yaml:"private"`
+	// CA is a file with certificates, PEM, that are trusted for this upstream
+	// besides the system's.
+	CA string `yaml:"ca"`
+	// Credentials to log in with. If missing, anonymous. One of: username and
+	// passwordFile; dockerConfig; keychain.
+	Credentials Credentials `yaml:"credentials"`
+}
+
+// Credentials are one way to log in.
+type Credentials struct {
+	// Username to log in with; needs passwordFile.
+	Username string `yaml:"username"`
+	// PasswordFile is a file with the password or token; white space around it is
+	// ignored.
+	PasswordFile string `yaml:"passwordFile"`
+	// DockerConfig is a docker config.json (`docker login` writes it; a
+	// kubernetes.io/dockerconfigjson secret holds it).
+	DockerConfig string `yaml:"dockerConfig"`
+	// Keychain takes the credentials of the machine or workload in a cloud: ecr
+	// (AWS), gcr (Google, Artifact Registry too) or acr (Azure).
+	Keychain Keychain `yaml:"keychain"`
+}
+
+// Database is the vulnerability database.
+type Database struct {
+	// Sources are the artifacts to fetch it from, in order: the next one is asked
+	// when one does not answer.
+	Sources []string `yaml:"sources"`
+	// Path is a copy on disk: a directory, a .tar.gz or an OCI layout. If set, no
+	// source is ever asked (air gap).
+	Path string `yaml:"path"`
+	// Refresh is how often the sources, or the path, are looked at for a newer
+	// one. At least 1m.
+	Refresh time.Duration `yaml:"refresh"`
+}
+
+// JavaDatabase identifies .jar files.
+type JavaDatabase struct {
+	// Sources are the artifacts to fetch it from, in order. With neither sources
+	// nor path, jars without metadata of their own are not identified.
+	Sources []string `yaml:"sources"`
+	// Path is a copy on disk: a directory, a .tar.gz or an OCI layout. If set, no
+	// source is ever asked.
+	Path string `yaml:"path"`
+}
+
+// Scanner is how layers are analysed. Each limit holds for one layer, which one
+// worker process reads; a layer that breaks a limit makes a failed or incomplete
+// scan, which the shipped policy refuses.
+type Scanner struct {
+	// Analyzer is the worker's binary. If empty, pratique-analyzer beside the
+	// running pratique.
+	Analyzer string `yaml:"analyzer"`
+	// Workers is how many layers are analysed at the same time. 0 is one for
+	// each CPU.
+	Workers int `yaml:"workers"`
+	// Memory of one worker.
+	Memory Size `yaml:"memory"`
+	// Timeout for one layer, counted while the worker has something to read.
+	Timeout time.Duration `yaml:"timeout"`
+	// MaxLayerSize is the greatest uncompressed size of a layer.
+	MaxLayerSize Size `yaml:"maxLayerSize"`
+	// TempDisk is how much one worker may write to temporary files (nested
+	// archives are unpacked there).
+	TempDisk Size `yaml:"tempDisk"`
+	// Secrets looks for credentials in files. It costs about five times the CPU
+	// of packages alone.
+	Secrets bool `yaml:"secrets"`
+	// Licenses looks for licence texts in files. It costs about twenty times the
+	// CPU of packages alone.
+	Licenses bool `yaml:"licenses"`
+	// Misconfigurations checks configuration files in layers. Image configs
+	// (Dockerfile instructions) are checked always.
+	Misconfigurations bool `yaml:"misconfigurations"`
+}
+
+// Log is what Pratique writes to standard error.
+type Log struct {
+	// Level is debug, info, warn or error.
+	Level LogLevel `yaml:"level"`
+	// Format is text or json.
+	Format LogFormat `yaml:"format"`
+}
+
+// base are the defaults before what follows from other settings is filled in.
+func base() Config {
+	return Config{
+		DataDir:  "/var/lib/pratique",
+		Registry: Registry{Listen: ":5000", Hold: 25 * time.Second, MaxHeld: 1000},
+		Refusal:  Refusal{Head: HeadBare},
+		Admin:    Admin{Listen: "127.0.0.1:5001"},
+		Storage:  Storage{Driver: "filesystem"},
+		Cache:    Cache{TagTTL: time.Minute, StaleIfError: 7 * 24 * time.Hour},
+		Upstreams: map[string]Upstream{
+			"docker.io": {URL: "https://registry-1.docker.io"},
+		},
+		Database: Database{
+			Sources: []string{"mirror.gcr.io/aquasec/trivy-db:2", "ghcr.io/aquasecurity/trivy-db:2"},
+			Refresh: time.Hour,
+		},
+		JavaDatabase: JavaDatabase{Sources: []string{"mirror.gcr.io/aquasec/trivy-java-db:1"}},
+		Scanner: Scanner{
+			Memory:       2 * GiB,
+			Timeout:      5 * time.Minute,
+			MaxLayerSize: 10 * GiB,
+			TempDisk:     4 * GiB,
+			Secrets:      true,
+		},
+		Platforms: []Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}},
+		Log:       Log{Level: "info", Format: "text"},
+	}
+}
+
+// Default is the configuration when nobody sets anything.
+func Default() Config {
+	c := base()
+	c.complete()
+	return c
+}
+
+// complete fills in what follows from other settings.
+func (c *Config) complete() {
+	if c.Storage.Driver == "filesystem" {
+		if _, ok := c.Storage.Parameters["rootdirectory"]; !ok {
+			parameters := map[string]any{"rootdirectory": filepath.Join(c.DataDir, "blobs")}
+			for k, v := range c.Storage.Parameters {
+				parameters[k] = v
+			}
+			c.Storage.Parameters = parameters
+		}
+	} else if c.Storage.Spool == "" {
+		c.Storage.Spool = filepath.Join(c.DataDir, "spool")
+	}
+	if c.State.SQLite.Path == "" {
+		c.State.SQLite.Path = filepath.Join(c.DataDir, "state.db")
+	}
+	if c.Database.Path != "" {
+		c.Database.Sources = nil
+	}
+	if c.JavaDatabase.Path != "" {
+		c.JavaDatabase.Sources = nil
+	}
+}
+
+// DatabaseDir is where adopted vulnerability databases are kept.
+func (c Config) DatabaseDir() string { return filepath.Join(c.DataDir, "db") }
+
+// JavaDatabaseDir is where the Java database is kept.
+func (c Config) JavaDatabaseDir() string { return filepath.Join(c.DataDir, "java-db") }
+
+// TempDir is where workers make their private temporary directories.
+func (c Config) TempDir() string { return filepath.Join(c.DataDir, "tmp") }
