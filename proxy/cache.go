@@ -1,0 +1,219 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
+
+	"pratique"
+	"pratique/store"
+)
+
+// CacheConfig tunes a Cache.
+type CacheConfig struct {
+	// TagTTL is how long a tag, or a list of tags, is believed before the
+	// upstream is asked again. If zero, 1 m.
+	TagTTL time.Duration
+	// StaleIfError is how long after the upstream's last answer a tag is still
+	// served when the upstream does not answer. If zero, 24 h; if negative,
+	// never. Digests are served for ever.
+	StaleIfError time.Duration
+	// RevalidateTimeout bounds the wait for the upstream when there is a stale
+	// answer to give instead. If zero, 5 s.
+	RevalidateTimeout time.Duration
+	// FetchTimeout bounds the fetch of a manifest or a list. If zero, 60 s.
+	FetchTimeout time.Duration
+	// MaxTransfers bounds blobs in arrival; more wait. If zero, 64.
+	MaxTransfers int
+	// MaxResumes is how often a broken blob is resumed. If zero, 5.
+	MaxResumes int
+	// ManifestMemory bounds the bytes of manifests kept in memory. If zero,
+	// 32 MiB.
+	ManifestMemory int64
+	// Log; if nil, slog.Default().
+	Log *slog.Logger
+	// Metrics; if nil, none.
+	Metrics prometheus.Registerer
+	// Now is the clock; if nil, time.Now.
+	Now func() time.Time
+}
+
+func (cfg *CacheConfig) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&cfg.TagTTL, time.Minute)
+	def(&cfg.StaleIfError, 24*time.Hour)
+	def(&cfg.RevalidateTimeout, 5*time.Second)
+	def(&cfg.FetchTimeout, time.Minute)
+	if cfg.MaxTransfers == 0 {
+		cfg.MaxTransfers = 64
+	}
+	if cfg.MaxResumes == 0 {
+		cfg.MaxResumes = 5
+	}
+	if cfg.ManifestMemory == 0 {
+		cfg.ManifestMemory = 32 << 20
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+}
+
+// Cache is the Registry of everything that the configured upstreams have: it
+// resolves, fetches, verifies, keeps, and serves whatever exists. It judges
+// nothing: whoever faces clients puts a Gate before it. What it returns is
+// shared and must not be changed.
+type Cache struct {
+	upstreams map[string]Upstream
+	blobs     *store.Blobs
+	catalog   store.Catalog
+	tags      store.Tags
+	cfg       CacheConfig
+	metrics   cacheMetrics
+
+	manifests *lru[string, Manifest]       // by repository@digest
+	checked   *lru[string, store.TagState] // by repository:tag
+	flights   singleflight.Group
+	tasks     tasks
+	transfers transfers
+}
+
+var _ Registry = (*Cache)(nil)
+
+// NewCache makes a cache over upstreams by their keys. Close it.
+func NewCache(upstreams map[string]Upstream, blobs *store.Blobs, catalog store.Catalog, tags store.Tags, cfg CacheConfig) *Cache {
+	cfg.setDefaults()
+	c := &Cache{
+		upstreams: upstreams,
+		blobs:     blobs,
+		catalog:   catalog,
+		tags:      tags,
+		cfg:       cfg,
+		metrics:   newCacheMetrics(cfg.Metrics),
+		manifests: newLRU[string](cfg.ManifestMemory, func(m Manifest) int64 { return int64(2*len(m.Raw)) + 1024 }),
+		checked:   newLRU[string](10_000, func(store.TagState) int64 { return 1 }),
+	}
+	c.transfers.init(cfg.MaxTransfers)
+	return c
+}
+
+// Close waits until what is being fetched has arrived, at most until ctx ends;
+// then it is broken off. Nothing new is fetched from the start of Close on.
+func (c *Cache) Close(ctx context.Context) error { return c.tasks.close(ctx) }
+
+// upstream returns the one that ref names. Nothing else is ever dialled.
+func (c *Cache) upstream(ref pratique.Ref) (Upstream, error) {
+	if up, ok := c.upstreams[ref.Registry]; ok {
+		return up, nil
+	}
+	return nil, Errorf(CodeDenied, "upstream %q is not configured", ref.Registry)
+}
+
+// storage is a failure of our own disk or store. A full disk is worth saying:
+// what is cached goes on being served.
+func (c *Cache) storage(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		c.cfg.Log.Error("The cache's disk is full", "err", err)
+		e := Unavailable(http.StatusServiceUnavailable, "the disk of the cache is full: %w", err)
+		e.Message = "the disk of the cache is full" // without the path
+		e.RetryAfter = time.Minute
+		return e
+	}
+	return fmt.Errorf("cache: %w", err)
+}
+
+// once does work once for all who ask for key at the same time. The work is
+// detached: a caller that leaves does not end it for the others.
+func once[T any](ctx context.Context, c *Cache, key string, work func(context.Context) (T, error)) (T, error) {
+	var zero T
+	result := c.flights.DoChan(key, func() (any, error) {
+		ctx, done, err := c.tasks.start(ctx)
+		if err != nil {
+			return zero, err
+		}
+		defer done()
+		ctx, cancel := context.WithTimeout(ctx, c.cfg.FetchTimeout)
+		defer cancel()
+		return work(ctx)
+	})
+	select {
+	case <-ctx.Done():
+		return zero, context.Cause(ctx)
+	case r := <-result:
+		v, _ := r.Val.(T)
+		return v, r.Err
+	}
+}
+
+// tasks are detached pieces of work: they outlive the request that started
+// them and end with the cache.
+type tasks struct {
+	wg sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	next    int
+	cancels map[int]context.CancelCauseFunc
+}
+
+var errClosed = &Error{Code: CodeTooManyRequests, Message: "shutting down", HTTPStatus: http.StatusServiceUnavailable, RetryAfter: 5 * time.Second}
+
+// start returns a context that keeps ctx's values but not its end. The caller
+// must call done.
+func (t *tasks) start(ctx context.Context) (context.Context, func(), error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, nil, errClosed
+	}
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	if t.cancels == nil {
+		t.cancels = make(map[int]context.CancelCauseFunc)
+	}
+	id := t.next
+	t.next++
+	t.cancels[id] = cancel
+	t.wg.Add(1)
+	return ctx, func() {
+		t.mu.Lock()
+		delete(t.cancels, id)
+		t.mu.Unlock()
+		cancel(nil)
+		t.wg.Done()
+	}, nil
+}
+
+func (t *tasks) close(ctx context.Context) error {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	idle := make(chan struct{})
+	go func() { t.wg.Wait(); close(idle) }()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	broken := len(t.cancels)
+	for _, cancel := range t.cancels {
+		cancel(errClosed)
+	}
+	t.mu.Unlock()
+	<-idle
+	return fmt.Errorf("%d fetches broken off: %w", broken, ctx.Err())
+}

@@ -1,0 +1,266 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+	"pratique/store"
+)
+
+// smallBlob is the size up to which a requester waits for the whole blob: its
+// readers would get nothing before the digest is verified anyway, and a failure
+// can still be told with a status.
+const smallBlob = 32 << 10
+
+// Blob returns a blob, starting or joining its transfer when it is not stored.
+// Whoever calls has decided that the client may have it. A HEAD of a blob that a
+// manifest describes starts nothing.
+func (c *Cache) Blob(ctx context.Context, r Request) (Blob, error) {
+	b, err := c.blob(ctx, r)
+	switch {
+	case err != nil:
+		c.metrics.request(cacheBlob, resultError)
+	case b.Hit:
+		c.metrics.request(cacheBlob, resultHit)
+	default:
+		c.metrics.request(cacheBlob, resultMiss)
+	}
+	return b, err
+}
+
+func (c *Cache) blob(ctx context.Context, r Request) (Blob, error) {
+	d := r.Ref.Digest
+	up, err := c.upstream(r.Ref)
+	if err != nil {
+		return Blob{}, err
+	}
+	size, err := c.blobs.Stat(ctx, d)
+	if err == nil {
+		return Blob{Digest: d, Size: size, Hit: true, Open: func(offset int64) (io.ReadCloser, error) {
+			body, _, err := c.blobs.Open(ctx, d, offset)
+			return body, err
+		}}, nil
+	}
+	if !errors.Is(err, pratique.ErrNotFound) {
+		return Blob{}, c.storage(err)
+	}
+	want, err := c.sizeOf(ctx, r.Ref, d)
+	if err != nil {
+		return Blob{}, err
+	}
+	from := origin{key: r.Ref.Repository(), repo: r.Ref.Repo, up: up}
+	if r.Head && want >= 0 {
+		return Blob{Digest: d, Size: want, Open: func(offset int64) (io.ReadCloser, error) {
+			t, err := c.transfer(ctx, from, d, want)
+			if err != nil {
+				return nil, err
+			}
+			return t.reader(ctx, offset)
+		}}, nil
+	}
+	t, err := c.transfer(ctx, from, d, want)
+	if err != nil {
+		return Blob{}, err
+	}
+	return Blob{Digest: d, Size: t.size, Open: func(offset int64) (io.ReadCloser, error) {
+		return t.reader(ctx, offset)
+	}}, nil
+}
+
+// OpenBlob implements scanner.Layers: a reader over the stored blob or behind
+// its transfer. A stored blob whose size is not the descriptor's means that the
+// manifest lies: an error wrapping pratique.ErrInvalid.
+func (c *Cache) OpenBlob(ctx context.Context, ref pratique.Ref, d pratique.Descriptor) (io.ReadCloser, error) {
+	up, err := c.upstream(ref)
+	if err != nil {
+		return nil, err
+	}
+	body, size, err := c.blobs.Open(ctx, d.Digest, 0)
+	if errors.Is(err, pratique.ErrNotFound) {
+		t, err := c.transfer(ctx, origin{key: ref.Repository(), repo: ref.Repo, up: up}, d.Digest, d.Size)
+		if err != nil {
+			return nil, err
+		}
+		if t.size >= 0 && t.size != d.Size {
+			return nil, sizeLie(d, t.size)
+		}
+		return t.reader(ctx, 0)
+	} else if err != nil {
+		return nil, c.storage(err)
+	}
+	if size != d.Size {
+		return nil, errors.Join(sizeLie(d, size), body.Close())
+	}
+	return body, nil
+}
+
+func sizeLie(d pratique.Descriptor, size int64) error {
+	return fmt.Errorf("%w descriptor: blob %s has %d bytes, the manifest says %d", pratique.ErrInvalid, d.Digest, size, d.Size)
+}
+
+// origin is where a blob may come from.
+type origin struct {
+	key  string // upstream/repository
+	repo string
+	up   Upstream
+}
+
+// transfer is one blob on its way from an upstream, whoever waits for it.
+type transfer struct {
+	cache  *Cache
+	digest digest.Digest
+	want   int64 // what a manifest says, -1 if none does
+
+	// Guarded by transfers.mu. Everybody who joins adds his own repository: what
+	// one upstream does not have another may.
+	sources []origin
+	tried   int
+	errs    map[string]error // by source
+
+	ready chan struct{} // closed when the next four are set
+	spool *store.Spool  // nil when the blob was stored already, or on failure
+	size  int64         // -1: not known
+	err   error
+
+	done   chan struct{} // closed when it is over, then:
+	result error
+}
+
+// transfers are those that run, at most one per digest.
+type transfers struct {
+	slots chan struct{}
+
+	mu      sync.Mutex
+	running map[digest.Digest]*transfer
+}
+
+func (ts *transfers) init(limit int) {
+	ts.slots = make(chan struct{}, limit)
+	ts.running = make(map[digest.Digest]*transfer)
+}
+
+// transfer joins or starts the transfer of d and waits until its first byte may
+// be read or it has failed.
+func (c *Cache) transfer(ctx context.Context, from origin, d digest.Digest, want int64) (*transfer, error) {
+	for {
+		t, err := c.join(ctx, from, d, want)
+		if err != nil {
+			return nil, err
+		}
+		if want >= 0 && t.want >= 0 && t.want != want {
+			// Two manifests disagree about the size of one digest, so one of them
+			// lies; its transfer will fail and must not take this one along.
+			if err := wait(ctx, t.done); err != nil {
+				return nil, err
+			}
+			if t.result == nil && t.size != want {
+				return nil, sizeLie(pratique.Descriptor{Digest: d, Size: want}, t.size)
+			}
+			continue
+		}
+		if err := wait(ctx, t.ready); err != nil {
+			return nil, err
+		}
+		if t.err == nil && t.size >= 0 && t.size <= smallBlob {
+			if err := wait(ctx, t.done); err != nil {
+				return nil, err
+			}
+			if t.result != nil {
+				return nil, t.errorOf(from, t.result)
+			}
+		}
+		if t.err != nil {
+			return nil, t.errorOf(from, t.err)
+		}
+		return t, nil
+	}
+}
+
+func wait(ctx context.Context, c <-chan struct{}) error {
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// join returns the running transfer of d, with from among its sources, or
+// starts one.
+func (c *Cache) join(ctx context.Context, from origin, d digest.Digest, want int64) (*transfer, error) {
+	c.transfers.mu.Lock()
+	defer c.transfers.mu.Unlock()
+	if t, ok := c.transfers.running[d]; ok {
+		if want < 0 || t.want < 0 || want == t.want {
+			t.add(from)
+		}
+		return t, nil
+	}
+	// It ends with the cache or by the upstream's stall time-out, not with the
+	// client that asked first.
+	ctx, finish, err := c.tasks.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := &transfer{
+		cache: c, digest: d, want: want, size: want,
+		sources: []origin{from}, errs: make(map[string]error),
+		ready: make(chan struct{}), done: make(chan struct{}),
+	}
+	c.transfers.running[d] = t
+	go func() {
+		defer finish()
+		t.run(ctx)
+	}()
+	return t, nil
+}
+
+// add appends a source that is not there yet; the caller holds transfers.mu.
+func (t *transfer) add(from origin) {
+	for _, s := range t.sources {
+		if s.key == from.key {
+			return
+		}
+	}
+	t.sources = append(t.sources, from)
+}
+
+// next returns the next source to try. When there is none left the transfer is
+// no longer among the running, in the same step: who comes now starts anew.
+func (t *transfer) next() (origin, bool) {
+	ts := &t.cache.transfers
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t.tried == len(t.sources) {
+		delete(ts.running, t.digest)
+		return origin{}, false
+	}
+	t.tried++
+	return t.sources[t.tried-1], true
+}
+
+// errorOf is what a requester is told: its own upstream's error, because
+// another's may name a repository that it knows nothing of.
+func (t *transfer) errorOf(from origin, err error) error {
+	t.cache.transfers.mu.Lock()
+	defer t.cache.transfers.mu.Unlock()
+	if own, ok := t.errs[from.key]; ok {
+		return own
+	}
+	return err
+}
+
+// reader follows the transfer, or opens the stored blob.
+func (t *transfer) reader(ctx context.Context, offset int64) (io.ReadCloser, error) {
+	if t.spool != nil {
+		return t.spool.NewReader(ctx, offset)
+	}
+	body, _, err := t.cache.blobs.Open(ctx, t.digest, offset)
+	return body, err
+}

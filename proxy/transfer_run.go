@@ -1,0 +1,218 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"pratique"
+	"pratique/store"
+)
+
+// copyBuffer is the piece in which bytes go from an upstream to the spool.
+const copyBuffer = 128 << 10
+
+// maxResumeWait bounds how long a transfer waits, on an upstream's word, before
+// it resumes.
+const maxResumeWait = 30 * time.Second
+
+// run does the transfer and tells everybody how it ended.
+func (t *transfer) run(ctx context.Context) {
+	c := t.cache
+	c.metrics.running.Inc()
+	defer c.metrics.running.Dec()
+	err := t.pull(ctx)
+
+	// Only now, when the blob is stored or has failed: whoever comes between the
+	// two finds either this transfer or the stored blob.
+	c.transfers.mu.Lock()
+	if c.transfers.running[t.digest] == t {
+		delete(c.transfers.running, t.digest)
+	}
+	c.transfers.mu.Unlock()
+	if err != nil {
+		c.metrics.transfers.WithLabelValues("failed").Inc()
+		c.cfg.Log.Warn("Transfer failed", "digest", t.digest, "source", t.sources[0].key, "err", err)
+		if t.spool != nil {
+			t.spool.Abort(err)
+		}
+	}
+	t.result = err
+	select {
+	case <-t.ready:
+	default:
+		t.err = err
+		close(t.ready)
+	}
+	close(t.done)
+}
+
+// pull brings the blob in from the first source that has it whole. Bytes of one
+// source and the rest from another are fine: the digest is over all of them.
+func (t *transfer) pull(ctx context.Context) error {
+	c := t.cache
+	select {
+	case c.transfers.slots <- struct{}{}:
+		defer func() { <-c.transfers.slots }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	// It may have been stored between the requester's look and the start.
+	if size, err := c.blobs.Stat(ctx, t.digest); err == nil {
+		t.size = size
+		close(t.ready)
+		return nil
+	} else if !errors.Is(err, pratique.ErrNotFound) {
+		return c.storage(err)
+	}
+	var last error
+	for {
+		from, ok := t.next()
+		if !ok {
+			return last
+		}
+		err := t.from(ctx, from)
+		if err == nil {
+			return t.commit(ctx, from)
+		}
+		var ours *localError
+		if errors.As(err, &ours) {
+			return ours.error
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		last = err
+		c.transfers.mu.Lock()
+		t.errs[from.key] = err
+		c.transfers.mu.Unlock()
+	}
+}
+
+// localError ends the transfer whatever the source: our disk, or bytes that are
+// wrong already.
+type localError struct{ error }
+
+// from copies until the end of the blob, resuming where the upstream broke off
+// while that makes progress.
+func (t *transfer) from(ctx context.Context, from origin) error {
+	stuck := 0
+	for resumes := 0; ; resumes++ {
+		before := t.received()
+		err := t.copy(ctx, from)
+		if err == nil {
+			return nil
+		}
+		now := t.received()
+		if stuck++; now > before {
+			stuck = 0
+		}
+		if now == 0 || !Down(err) || resumes == t.cache.cfg.MaxResumes || stuck > 1 {
+			return err
+		}
+		pause := 100 * time.Millisecond << resumes
+		var e *Error
+		if errors.As(err, &e) && e.RetryAfter > pause {
+			pause = e.RetryAfter
+		}
+		if pause > maxResumeWait {
+			return err
+		}
+		t.cache.cfg.Log.Info("Transfer broke off; resuming", "digest", t.digest, "source", from.key, "offset", now, "err", err)
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+func (t *transfer) received() int64 {
+	if t.spool == nil {
+		return 0
+	}
+	return t.spool.Size()
+}
+
+// copy asks once, for what is missing, and writes it to the spool.
+func (t *transfer) copy(ctx context.Context, from origin) error {
+	if t.spool != nil && t.received() == t.size {
+		return nil // it broke after the last byte
+	}
+	body, size, err := from.up.Blob(ctx, from.repo, t.digest, t.received())
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if size >= 0 && t.size >= 0 && size != t.size {
+		return Unavailable(http.StatusBadGateway, "%s has %d bytes for %s, expected %d: %w", from.key, size, t.digest, t.size, store.ErrMismatch)
+	}
+	if t.spool == nil {
+		if err := t.begin(ctx, size); err != nil {
+			return err
+		}
+	}
+	w := spoolWriter{spool: t.spool}
+	if _, err := io.CopyBuffer(&w, body, make([]byte, copyBuffer)); err != nil {
+		switch {
+		case errors.Is(w.err, store.ErrMismatch):
+			return &localError{t.wrong(from, w.err)}
+		case w.err != nil:
+			return &localError{t.cache.storage(w.err)}
+		case Down(err):
+			return err
+		}
+		return Unavailable(http.StatusBadGateway, "%s: %w", from.key, err)
+	}
+	if got := t.received(); t.size >= 0 && got < t.size {
+		return Unavailable(http.StatusBadGateway, "%s ended %s after %d of %d bytes: %w", from.key, t.digest, got, t.size, io.ErrUnexpectedEOF)
+	}
+	return nil
+}
+
+// begin makes the spool when the first source answers, and lets readers in.
+func (t *transfer) begin(ctx context.Context, size int64) error {
+	if t.size < 0 {
+		t.size = size
+	}
+	spool, err := t.cache.blobs.Create(ctx, t.digest, t.size)
+	if err != nil {
+		return &localError{t.cache.storage(err)}
+	}
+	t.spool = spool
+	close(t.ready)
+	return nil
+}
+
+// commit verifies and stores. Upstream bytes are hashed while they arrive, so
+// this costs a sync.
+func (t *transfer) commit(ctx context.Context, from origin) error {
+	err := t.spool.Commit(ctx)
+	switch {
+	case errors.Is(err, store.ErrMismatch):
+		return t.wrong(from, err)
+	case err != nil:
+		return t.cache.storage(err)
+	}
+	t.cache.metrics.transfers.WithLabelValues("stored").Inc()
+	t.cache.metrics.bytes.Add(float64(t.received()))
+	return nil
+}
+
+// wrong is the answer for bytes that are not what their digest says.
+func (t *transfer) wrong(from origin, err error) error {
+	t.cache.cfg.Log.Error("Upstream sent wrong bytes", "digest", t.digest, "source", from.key, "err", err)
+	return Unavailable(http.StatusBadGateway, "the upstream sent wrong bytes for %s: %w", t.digest, err)
+}
+
+// spoolWriter remembers whether a failed copy was the spool's fault.
+type spoolWriter struct {
+	spool *store.Spool
+	err   error
+}
+
+func (w *spoolWriter) Write(p []byte) (int, error) {
+	n, err := w.spool.Write(p)
+	w.err = err
+	return n, err
+}
