@@ -116,7 +116,10 @@ type Inventory struct {
 	Size     int64         `json:"size,omitempty"`     // uncompressed bytes
 	Analyzer string        `json:"analyzer,omitempty"` // versions and options of the analyzers
 
-	OS                OS                 `json:"os,omitzero"`
+	OS OS `json:"os,omitzero"`
+	// OSRelease is the ID in an os-release file that no analyzer knows ("arch").
+	// With it, an image without an OS is one whose packages nobody can see.
+	OSRelease         string             `json:"osRelease,omitempty"`
 	Repository        *Repository        `json:"repository,omitempty"`
 	OpaqueDirs        []string           `json:"opaqueDirs,omitempty"`
 	Whiteouts         []string           `json:"whiteouts,omitempty"`

@@ -51,6 +51,7 @@ func Merge(layers []Inventory, config *Inventory) Inventory {
 		}
 		merged.Size += l.Size
 		merged.OS = mergeOS(merged.OS, l.OS)
+		merged.OSRelease = cmp.Or(l.OSRelease, merged.OSRelease)
 		if l.Repository != nil {
 			merged.Repository = clone(l.Repository)
 		}
@@ -106,6 +107,13 @@ func (i *Inventory) assumeOS() {
 		i.Problems = append(i.Problems, Problem{Source: "os",
 			Message: fmt.Sprintf("%d packages but no operating system found: they cannot be matched", packages)})
 		return
+	case !i.OS.Detected() && i.OSRelease != "":
+		i.Problems = append(i.Problems, Problem{Source: "os",
+			Message: fmt.Sprintf("operating system %q is not supported: its packages cannot be found", i.OSRelease)})
+		return
+	}
+	if i.OS.Detected() {
+		i.OSRelease = ""
 	}
 	if i.OS.Detected() && hasOSPackages(i.OS.Family) && packages == 0 {
 		i.Problems = append(i.Problems, Problem{Source: "os",
