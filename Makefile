@@ -79,7 +79,7 @@ peers: bin/crane bin/registry bin/criclient ## build the clients and registries 
 
 .PHONY: clean
 clean: ## remove what was built and what `make run` kept
-	rm -rf bin var dist
+	rm -rf bin dist .run
 
 # The Go command knows best what is stale, so these are always asked for.
 .PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/testsum bin/crane bin/registry bin/criclient

@@ -39,14 +39,19 @@ type Upstream struct {
 // Request is one that the upstream saw.
 type Request struct {
 	Method, Path string
+	Agent        string // User-Agent: who asked
 	Status       int
 	Bytes        int64 // of the answer's body
 }
 
-func (r Request) String() string { return fmt.Sprintf("%s %s %d", r.Method, r.Path, r.Status) }
+func (r Request) String() string {
+	return fmt.Sprintf("%s %s %d (%s)", r.Method, r.Path, r.Status, r.Agent)
+}
 
 // Blob reports whether content was asked for, not merely named.
-func (r Request) Blob() bool { return r.Method == http.MethodGet && strings.Contains(r.Path, "/blobs/") }
+func (r Request) Blob() bool {
+	return r.Method == http.MethodGet && strings.Contains(r.Path, "/blobs/")
+}
 
 // StartUpstream starts one with the sample images in it.
 func StartUpstream(t testing.TB) *Upstream {
@@ -85,7 +90,7 @@ http: {addr: %q, secret: e2e}
 		proxy.ServeHTTP(rec, r)
 		u.mu.Lock()
 		defer u.mu.Unlock()
-		u.requests = append(u.requests, Request{Method: r.Method, Path: r.URL.Path, Status: rec.status, Bytes: rec.bytes})
+		u.requests = append(u.requests, Request{Method: r.Method, Path: r.URL.Path, Agent: r.UserAgent(), Status: rec.status, Bytes: rec.bytes})
 	}))
 	u.Addr = strings.TrimPrefix(u.tap.URL, "http://")
 	t.Cleanup(u.Stop)
@@ -197,3 +202,17 @@ func (r *recorder) Write(p []byte) (int, error) {
 }
 
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// layers are the digests of everything below an image's manifest.
+func (u *Upstream) layers(t testing.TB, sample string) []string {
+	t.Helper()
+	m, err := u.Child(t, sample, "amd64").Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := []string{m.Config.Digest.String()}
+	for _, l := range m.Layers {
+		out = append(out, l.Digest.String())
+	}
+	return out
+}

@@ -30,6 +30,9 @@ import (
 	"pratique/tools/images"
 )
 
+// sample is the key of the sample upstream in the configuration.
+const sample = "sample"
+
 // config is the part of Pratique's configuration that the demonstration needs.
 type config struct {
 	Registry struct {
@@ -46,7 +49,7 @@ type config struct {
 func main() {
 	path := flag.String("config", "configs/dev.yaml", "configuration for Pratique")
 	binary := flag.String("pratique", "bin/pratique", "Pratique's binary")
-	logPath := flag.String("log", "var/pratique.log", "where Pratique's log goes")
+	logPath := flag.String("log", ".run/pratique.log", "where Pratique's log goes")
 	leave := flag.Bool("exit", false, "end after the demonstration")
 	flag.Parse()
 
@@ -64,7 +67,7 @@ func run(ctx context.Context, path, binary, logPath string, leave bool) error {
 		return err
 	}
 	for what, addr := range map[string]string{
-		"registry.listen": cfg.Registry.Listen, "admin.listen": cfg.Admin.Listen, "upstreams.lab.url": upstream,
+		"registry.listen": cfg.Registry.Listen, "admin.listen": cfg.Admin.Listen, "upstreams.sample.url": upstream,
 	} {
 		if err := free(addr); err != nil {
 			return fmt.Errorf("%s is taken (%w): another Pratique? End it, or change %s in a copy of %s and run: make run CONFIG=COPY",
@@ -119,9 +122,9 @@ func readConfig(path string) (cfg config, upstream string, err error) {
 	if err := yaml.Unmarshal(raw, &cfg); err != nil {
 		return cfg, "", fmt.Errorf("%s: %w", path, err)
 	}
-	u, err := url.Parse(cfg.Upstreams["lab"].URL)
+	u, err := url.Parse(cfg.Upstreams[sample].URL)
 	if err != nil || u.Host == "" || cfg.Registry.Listen == "" || cfg.Admin.Listen == "" {
-		return cfg, "", fmt.Errorf("%s: the demonstration needs registry.listen, admin.listen and an upstream `lab`", path)
+		return cfg, "", fmt.Errorf("%s: the demonstration needs registry.listen, admin.listen and an upstream `%s`", path, sample)
 	}
 	return cfg, u.Host, nil
 }
@@ -155,7 +158,7 @@ func serveSample(ctx context.Context, set *images.Set, addr string) (stop func()
 	}
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = srv.Serve(l) }() // ends when the server is closed
-	say("A sample upstream serves on %s; Pratique calls it `lab`.", addr)
+	say("A sample upstream serves on %s; Pratique calls it `%s`.", addr, sample)
 	return func() { _ = srv.Close() }, nil
 }
 

@@ -21,31 +21,31 @@ import (
 // demonstrate pulls through Pratique at host as any client would and tells what
 // came of it.
 func demonstrate(ctx context.Context, set *images.Set, host string) error {
-	sample, err := set.Sample()
+	content, err := set.Sample()
 	if err != nil {
 		return err
 	}
 	for _, n := range []string{images.Clean, images.MultiArch} {
-		want, err := partial.Digest(sample[n].(partial.WithRawManifest))
+		want, err := partial.Digest(content[n].(partial.WithRawManifest))
 		if err != nil {
 			return err
 		}
 		for _, round := range []string{"first pull: fetched, scanned, decided", "second pull: from the cache"} {
 			began := time.Now()
-			got, size, err := pull(ctx, host+"/lab/"+n)
+			got, size, err := pull(ctx, host+"/"+sample+"/"+n)
 			if err != nil {
 				return fmt.Errorf("%s should have been served: %w", n, err)
 			}
 			if got != want {
 				return fmt.Errorf("%s came as %s, upstream has %s", n, got, want)
 			}
-			say("\nserved   %s/lab/%s\n         %s, %d bytes, in %s (%s)",
-				host, n, got, size, time.Since(began).Round(time.Millisecond), round)
+			say("\nserved   %s/%s/%s\n         %s, %d bytes, in %s (%s)",
+				host, sample, n, got, size, time.Since(began).Round(time.Millisecond), round)
 		}
 	}
 
 	began := time.Now()
-	_, _, err = pull(ctx, host+"/lab/"+images.Vulnerable)
+	_, _, err = pull(ctx, host+"/"+sample+"/"+images.Vulnerable)
 	refusal := new(transport.Error)
 	switch {
 	case err == nil:
@@ -53,7 +53,7 @@ func demonstrate(ctx context.Context, set *images.Set, host string) error {
 	case !errors.As(err, &refusal) || refusal.StatusCode != http.StatusForbidden || len(refusal.Errors) == 0:
 		return fmt.Errorf("%s should have been refused with 403: %w", images.Vulnerable, err)
 	}
-	say("\nrefused  %s/lab/%s\n         in %s, with the message", host, images.Vulnerable, time.Since(began).Round(time.Millisecond))
+	say("\nrefused  %s/%s/%s\n         in %s, with the message", host, sample, images.Vulnerable, time.Since(began).Round(time.Millisecond))
 	say("%s", wrap(refusal.Errors[0].Message, 9, 100))
 	return nil
 }
@@ -141,16 +141,16 @@ func next(cfg config, logPath string) string {
 	return fmt.Sprintf(`
 Pratique stays up until Ctrl-C. In another terminal:
 
-  bin/pratique check%[4]s lab/%[5]s     the verdict, rule by rule, and every finding
+  bin/pratique check%[4]s %[7]s/%[5]s   the verdict, rule by rule, and every finding
   bin/pratique images%[4]s                         what has been decided
-  skopeo inspect --tls-verify=false docker://%[1]s/lab/%[6]s
-  podman pull --tls-verify=false %[1]s/lab/%[6]s
-  podman pull --tls-verify=false %[1]s/lab/%[5]s   refused
+  skopeo inspect --tls-verify=false docker://%[1]s/%[7]s/%[6]s
+  podman pull --tls-verify=false %[1]s/%[7]s/%[6]s
+  podman pull --tls-verify=false %[1]s/%[7]s/%[5]s   refused
   curl -s http://%[2]s/metrics | grep ^pratique_
   tail -f %[3]s
 
 On a machine with internet the same server pulls through from docker.io:
 
   podman pull --tls-verify=false %[1]s/docker.io/library/alpine:3.20
-`, registry, admin, logPath, server, images.Vulnerable, images.Clean)
+`, registry, admin, logPath, server, images.Vulnerable, images.Clean, sample)
 }
