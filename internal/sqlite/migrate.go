@@ -33,13 +33,6 @@ func check(ctx context.Context, pool *sql.DB, path string) error {
 	if err != nil {
 		return err
 	}
-	id, err := pragmaInt(ctx, pool, "application_id")
-	if err != nil {
-		return damaged(err)
-	}
-	if id != applicationID {
-		return errors.New("is an SQLite file, but not Pratique's: choose another path")
-	}
 	if size > fullCheckBelow {
 		return nil
 	}
@@ -57,8 +50,9 @@ func damaged(err error) error {
 	return fmt.Errorf("is damaged: %w; restore it from a backup, or move it away to start with an empty state", err)
 }
 
-// headerCheck compares the file's size with the one in its header. Source:
-// SQLite file format, "The Database Header".
+// headerCheck reads the header without SQLite, which would begin to change the
+// file: is it a database, ours, and as long as it says? Source: SQLite file
+// format, "The Database Header".
 func headerCheck(path string) (size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -69,12 +63,18 @@ func headerCheck(path string) (size int64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	if !st.Mode().IsRegular() {
+		return 0, errors.New("is not a file")
+	}
 	var h [100]byte
 	if _, err := io.ReadFull(f, h[:]); err != nil {
 		return 0, damaged(fmt.Errorf("%d bytes are no database", st.Size()))
 	}
 	if string(h[:16]) != "SQLite format 3\x00" {
 		return 0, damaged(errors.New("it does not begin as a database does"))
+	}
+	if binary.BigEndian.Uint32(h[68:72]) != applicationID { // there since the file was made, see ensure
+		return 0, errors.New("is an SQLite file, but not Pratique's: choose another path")
 	}
 	page := int64(binary.BigEndian.Uint16(h[16:18]))
 	if page == 1 {

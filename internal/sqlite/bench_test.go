@@ -1,0 +1,81 @@
+package sqlite_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+	"pratique/internal/sqlite"
+)
+
+func benchDB(b *testing.B) *sqlite.DB {
+	db, err := sqlite.Open(b.Context(), filepath.Join(b.TempDir(), "state.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { db.Close() })
+	return db
+}
+
+// BenchmarkHolders asks for a base layer that 500 manifests in 50 repositories
+// name: the question of every blob request.
+func BenchmarkHolders(b *testing.B) {
+	db, ctx := benchDB(b), b.Context()
+	base := pratique.Descriptor{Digest: digest.FromString("base")}
+	for i := range 500 {
+		own := pratique.Descriptor{Digest: digest.FromString(fmt.Sprint("own", i))}
+		img := pratique.Image{Digest: digest.FromString(fmt.Sprint("image", i)), Kind: pratique.KindImage, Config: own, Layers: []pratique.Descriptor{base, own}}
+		if err := db.Link(ctx, pratique.Ref{Registry: "docker.io", Repo: fmt.Sprint("repo", i%50)}, img, now); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	b.RunParallel(func(p *testing.PB) {
+		for i := 0; p.Next(); i++ {
+			hs, err := db.Holders(ctx, pratique.Ref{Registry: "docker.io", Repo: fmt.Sprint("repo", i%50)}, base.Digest)
+			if err != nil || len(hs) != 10 {
+				b.Errorf("%d holders, %v", len(hs), err)
+				return
+			}
+		}
+	})
+}
+
+// BenchmarkReport reads a report by its number of findings.
+func BenchmarkReport(b *testing.B) {
+	for _, findings := range []int{0, 100, 1000} {
+		b.Run(fmt.Sprint(findings), func(b *testing.B) {
+			db, ctx := benchDB(b), b.Context()
+			r := pratique.Report{Image: digest.FromString("x"), State: pratique.StateScanned, ScannedAt: now}
+			for i := range findings {
+				r.Findings = append(r.Findings, pratique.Finding{
+					ID: fmt.Sprint("CVE-2026-", i), Kind: pratique.KindVulnerability, Package: fmt.Sprint("package", i), Ecosystem: "debian",
+					Installed: "1.2.3-4", Fixed: "1.2.3-5", Status: "fixed", Severity: pratique.SeverityHigh, Title: "a title of some length, as they have",
+					URL: fmt.Sprint("https://avd.aquasec.com/nvd/cve-2026-", i), Layer: digest.FromString("layer"),
+				})
+			}
+			if _, err := db.PutReport(ctx, r); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := db.Report(ctx, r.Image); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkPutReport shows what a durable write costs.
+func BenchmarkPutReport(b *testing.B) {
+	db, ctx := benchDB(b), b.Context()
+	for b.Loop() {
+		if _, err := db.PutReport(ctx, pratique.Report{Image: digest.FromString("x"), State: pratique.StateScanned, ScannedAt: now}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,52 @@
+package sqlite_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"pratique/internal/sqlite"
+	"pratique/scheduler"
+	"pratique/scheduler/schedulertest"
+	"pratique/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fresh opens one state file again and again.
+func fresh(t *testing.T) func() *sqlite.DB {
+	path := filepath.Join(t.TempDir(), "state.db")
+	var db *sqlite.DB
+	shut := func() {
+		if db != nil {
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(shut)
+	return func() *sqlite.DB {
+		shut()
+		var err error
+		if db, err = sqlite.Open(t.Context(), path); err != nil {
+			db = nil
+			t.Fatal(err)
+		}
+		return db
+	}
+}
+
+func TestCatalog(t *testing.T)     { storetest.Catalog(t, fresh) }
+func TestTags(t *testing.T)        { storetest.Tags(t, fresh) }
+func TestInventories(t *testing.T) { storetest.Inventories(t, fresh) }
+func TestComponents(t *testing.T)  { storetest.Components(t, fresh) }
+func TestReports(t *testing.T)     { storetest.Reports(t, fresh) }
+func TestPulls(t *testing.T)       { storetest.Pulls(t, fresh) }
+
+func TestQueue(t *testing.T) {
+	schedulertest.Queue(t, func(t *testing.T) func() scheduler.Queue {
+		open := fresh(t)
+		return func() scheduler.Queue { return open() }
+	})
+}
