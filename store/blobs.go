@@ -244,9 +244,10 @@ func (b *Blobs) Delete(ctx context.Context, d digest.Digest) error {
 // Walk calls f for every blob, in no particular order, until f fails. Blobs
 // that come or go meanwhile may be seen or not.
 func (b *Blobs) Walk(ctx context.Context, f func(d digest.Digest, size int64, modified time.Time) error) error {
+	var failed error // the drivers wrap errors without a way back
 	err := b.driver.Walk(ctx, blobsPath, func(info storagedriver.FileInfo) error {
-		if err := ctx.Err(); err != nil || info.IsDir() {
-			return err
+		if failed = ctx.Err(); failed != nil || info.IsDir() {
+			return failed
 		}
 		parts := strings.Split(strings.TrimPrefix(info.Path(), blobsPath+"/"), "/")
 		if len(parts) != 3 {
@@ -256,8 +257,12 @@ func (b *Blobs) Walk(ctx context.Context, f func(d digest.Digest, size int64, mo
 		if err != nil {
 			return nil // not ours: lost+found, a driver's own file
 		}
-		return f(d, info.Size(), info.ModTime())
+		failed = f(d, info.Size(), info.ModTime())
+		return failed
 	})
+	if failed != nil {
+		return failed
+	}
 	var gone storagedriver.PathNotFoundError
 	if errors.As(err, &gone) && gone.Path == blobsPath {
 		return nil // nothing was ever stored

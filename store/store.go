@@ -52,6 +52,7 @@ type Known struct {
 
 // TagState is what a tag named when the upstream was last asked.
 type TagState struct {
+	// Digest is empty when the upstream last said that the tag is gone.
 	Digest    digest.Digest
 	MediaType string
 	Size      int64
