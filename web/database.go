@@ -5,9 +5,33 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"time"
 
 	"pratique"
 )
+
+// DatabaseStatus is the answer of /api/v1/database.
+type DatabaseStatus struct {
+	// Database in use; null when there is none and nothing can be decided.
+	Database *DatabaseInfo `json:"database"`
+	// Sources that are asked, in order; the path of an air-gapped database is one.
+	Sources []string `json:"sources"`
+	// CheckedAt is when the sources were last asked; null: not yet.
+	CheckedAt *time.Time `json:"checkedAt"`
+	// LastError of the last check or import; "" when it went well.
+	LastError string `json:"lastError"`
+}
+
+// DatabaseInfo describes an adopted database.
+type DatabaseInfo struct {
+	Digest    string     `json:"digest"`
+	UpdatedAt time.Time  `json:"updatedAt"`
+	AdoptedAt *time.Time `json:"adoptedAt"`
+	Source    string     `json:"source"`
+	// Vulnerabilities and Advisories are how many records it holds.
+	Vulnerabilities int `json:"vulnerabilities"`
+	Advisories      int `json:"advisories"`
+}
 
 // databaseStatus answers GET /api/v1/database.
 func (s *server) databaseStatus(w http.ResponseWriter, r *http.Request) error {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // Readiness is the answer of /readyz.
@@ -60,28 +59,4 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 	} else {
 		_, _ = fmt.Fprintln(w, "not ready")
 	}
-}
-
-// DatabaseStatus is the answer of /api/v1/database.
-type DatabaseStatus struct {
-	// Database in use; null when there is none and nothing can be decided.
-	Database *DatabaseInfo `json:"database"`
-	// Sources that are asked, in order; the path of an air-gapped database is one.
-	Sources []string `json:"sources"`
-	// CheckedAt is when a source last answered, NextCheck when one is asked again.
-	CheckedAt *time.Time `json:"checkedAt"`
-	NextCheck *time.Time `json:"nextCheck"`
-	// LastError of the last refresh; "" when it went well.
-	LastError string `json:"lastError"`
-}
-
-// DatabaseInfo describes an adopted database.
-type DatabaseInfo struct {
-	Digest    string     `json:"digest"`
-	UpdatedAt time.Time  `json:"updatedAt"`
-	AdoptedAt *time.Time `json:"adoptedAt"`
-	Source    string     `json:"source"`
-	// Vulnerabilities and Advisories are how many records it holds.
-	Vulnerabilities int `json:"vulnerabilities"`
-	Advisories      int `json:"advisories"`
 }

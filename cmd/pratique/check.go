@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"pratique"
+	"pratique/web"
+)
+
+func checkCommand() command {
+	return command{
+		name:  "check",
+		args:  "REF",
+		short: "verdict on an image: would a client get it now, and if not, why",
+		long: `
+Asks a running server what a client that pulls REF now would meet. An image that
+the server does not know yet is fetched and scanned; --wait says how long the
+command waits for that.
+
+REF is what you pull by: docker.io/library/nginx:1.27, nginx:1.27 (Docker Hub,
+when it is configured), ghcr.io/org/app@sha256:…
+
+Exit code: 0 allowed or warned, 3 refused, 4 not decided yet, 1 error.`,
+		example: []string{
+			"pratique check nginx:1.27",
+			"pratique check -o json ghcr.io/org/app:v2 | jq '.verdict.reasons'",
+			"pratique check --wait 0s --server http://pratique:5001 registry.example/app:v2",
+		},
+		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
+			server := serverFlag(fs)
+			output := oneOf(fs, "o", "output", "table", "json")
+			wait := fs.Duration("wait", 5*time.Minute, "how long to wait for a verdict, as `duration`; 0s asks once")
+			all := fs.Bool("all", false, "show all findings, not the worst 40")
+			return func(ctx context.Context, c *console, args []string) error {
+				if err := want("check", args, "REF, for example docker.io/library/nginx:1.27"); err != nil {
+					return err
+				}
+				cl, err := newClient(c, *server)
+				if err != nil {
+					return err
+				}
+				result, err := cl.check(ctx, args[0], *wait, newProgress(c.err, args[0]))
+				if err != nil {
+					return err
+				}
+				if *output == "json" {
+					err = printJSON(c.out, result)
+				} else {
+					err = printCheck(c.out, result, width(c), *all)
+				}
+				if err != nil {
+					return err
+				}
+				return checkExit(c.err, result)
+			}
+		},
+	}
+}
+
+// askFor is how long one request may hold; below what proxies between client
+// and server cut off.
+const askFor = 20 * time.Second
+
+// check asks until there is a verdict or wait is over, and then returns what is
+// known.
+func (cl *client) check(ctx context.Context, ref string, wait time.Duration, p *progress) (web.Check, error) {
+	defer p.stop()
+	deadline := time.Now().Add(wait)
+	for {
+		asked := time.Now()
+		hold := min(askFor, max(0, time.Until(deadline)))
+		result, status, err := cl.checkOnce(ctx, ref, hold)
+		if err != nil || status == http.StatusOK {
+			return result, err
+		}
+		p.state(result.Report.State)
+		if !time.Now().Before(deadline) {
+			return result, nil
+		}
+		// A server that answers 202 sooner than asked must not be hammered.
+		if pause := time.Second - time.Since(asked); pause > 0 {
+			select {
+			case <-time.After(min(pause, time.Until(deadline))):
+			case <-ctx.Done():
+				return result, ctx.Err()
+			}
+		}
+	}
+}
+
+func (cl *client) checkOnce(ctx context.Context, ref string, hold time.Duration) (web.Check, int, error) {
+	// The server answers within hold; the rest is for the network.
+	ctx, cancel := context.WithTimeoutCause(ctx, hold+30*time.Second, fmt.Errorf("no answer within %s", hold+30*time.Second))
+	defer cancel()
+	var out web.Check
+	status, err := cl.do(ctx, http.MethodGet, "/api/v1/check", url.Values{"ref": {ref}, "wait": {hold.String()}}, nil, &out)
+	return out, status, err
+}
+
+// checkExit turns the verdict into the exit code. Whatever is not a verdict
+// that lets the image through is not success.
+func checkExit(stderr io.Writer, c web.Check) error {
+	if c.Verdict == nil {
+		_, _ = fmt.Fprintf(stderr, "pratique: not decided yet (%s); the scan goes on, ask again\n", c.Report.State)
+		return &exitCode{code: exitPending}
+	}
+	switch c.Verdict.Outcome {
+	case pratique.OutcomeAllow, pratique.OutcomeWarn:
+		return nil
+	}
+	return &exitCode{code: exitRefused}
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"pratique/web"
+)
+
+// shownFindings is how many findings a table shows without --all.
+const shownFindings = 40
+
+// printCheck writes a check for a person: what was decided, why, and the facts,
+// worst first.
+func printCheck(w io.Writer, c web.Check, width int, all bool) error {
+	facts := [][2]string{{"image", c.Ref}}
+	if c.Digest != "" {
+		facts = append(facts, [2]string{"digest", c.Digest.String()})
+	}
+	facts = append(facts, [2]string{"verdict", verdictLine(c.Verdict)})
+	if c.Verdict != nil {
+		for _, r := range c.Verdict.Reasons {
+			facts = append(facts, [2]string{"  " + r.Action.String(), r.Policy + "/" + r.Rule + ": " + r.Message})
+		}
+	}
+	facts = append(facts, [2]string{"scan", scanLine(c.Report)})
+	for _, p := range c.Report.Problems {
+		facts = append(facts, [2]string{"  problem", p})
+	}
+	if d := c.Report.Database; d != nil {
+		facts = append(facts, [2]string{"database", fmt.Sprintf("of %s (%s)", d.UpdatedAt.UTC().Format("2006-01-02 15:04"), short(d.Digest.String()))})
+	}
+	facts = append(facts, [2]string{"findings", countLine(c.Report)})
+	if err := printFacts(w, width, facts); err != nil {
+		return err
+	}
+	if len(c.Children) > 0 {
+		if err := printChildren(w, width, c.Children); err != nil {
+			return err
+		}
+	}
+	return printFindings(w, width, c.Report.Findings, all)
+}
+
+// printFacts writes "name  text" pairs, texts wrapped and indented.
+func printFacts(w io.Writer, width int, facts [][2]string) error {
+	const indent = 11
+	for _, f := range facts {
+		for i, line := range wrap(f[1], width-indent) {
+			name := f[0]
+			if i > 0 {
+				name = ""
+			}
+			if _, err := fmt.Fprintf(w, "%-*s%s\n", indent, name, line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func verdictLine(v *web.CheckVerdict) string {
+	if v == nil {
+		return "not decided yet"
+	}
+	var text string
+	switch v.Outcome {
+	case "allow":
+		text = "ALLOWED"
+	case "warn":
+		text = "ALLOWED with a warning"
+	default:
+		text = "REFUSED"
+	}
+	text += " (verdict " + v.ID
+	if v.Until != nil {
+		text += ", may change at " + v.Until.UTC().Format(time.RFC3339)
+	}
+	return text + ")"
+}
+
+func scanLine(r web.CheckReport) string {
+	text := r.State
+	if r.OS != nil {
+		text += ", " + strings.TrimSpace(r.OS.Family+" "+r.OS.Name)
+	}
+	if r.EOL {
+		text += " (end of life)"
+	}
+	if r.ScannedAt != nil {
+		text += ", " + r.ScannedAt.UTC().Format("2006-01-02 15:04 UTC")
+	}
+	return text
+}
+
+func countLine(r web.CheckReport) string {
+	if r.Findings == nil {
+		return "not known"
+	}
+	if len(r.Findings) == 0 {
+		return "none"
+	}
+	n, fixable := counts(r), 0
+	for _, f := range r.Findings {
+		if f.Fixed != "" {
+			fixable++
+		}
+	}
+	return fmt.Sprintf("%d critical, %d high, %d medium, %d low, %d unknown; %d with a fix", n.Critical, n.High, n.Medium, n.Low, n.Unknown, fixable)
+}
+
+// counts is nil when the findings are not known.
+func counts(r web.CheckReport) *web.Counts {
+	if r.Findings == nil {
+		return nil
+	}
+	n := new(web.Counts)
+	for _, f := range r.Findings {
+		n.Add(f.Severity)
+	}
+	return n
+}
+
+// countCell is counts in a table, under the title C/H/M/L/U.
+func countCell(n *web.Counts) string {
+	if n == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%d/%d/%d/%d/%d", n.Critical, n.High, n.Medium, n.Low, n.Unknown)
+}
+
+func printChildren(w io.Writer, width int, children []web.Check) error {
+	rows := make([][]string, 0, len(children))
+	for _, c := range children {
+		outcome := "pending"
+		if c.Verdict != nil {
+			outcome = c.Verdict.Outcome.String()
+		}
+		platform := c.Platform
+		if platform == "" {
+			platform = "-"
+		}
+		rows = append(rows, []string{platform, short(c.Digest.String()), outcome, c.Report.State, countCell(counts(c.Report))})
+	}
+	_, _ = fmt.Fprintln(w)
+	return printTable(w, width, []column{{"PLATFORM", 0}, {"DIGEST", 0}, {"OUTCOME", 0}, {"STATE", 0}, {"C/H/M/L/U", 0}}, rows)
+}
+
+func printFindings(w io.Writer, width int, fs []web.CheckFinding, all bool) error {
+	if len(fs) == 0 {
+		return nil
+	}
+	shown := fs
+	if !all && len(fs) > shownFindings {
+		shown = fs[:shownFindings]
+	}
+	rows := make([][]string, 0, len(shown))
+	for _, f := range shown {
+		name := f.Package
+		if name == "" {
+			name = f.Path // a secret or a misconfiguration is in a file, not in a package
+		}
+		status := f.Status
+		if f.Kind != "vulnerability" {
+			status = string(f.Kind)
+		}
+		rows = append(rows, []string{string(f.Severity), f.ID, name, dash(f.Installed), dash(f.Fixed), dash(status)})
+	}
+	_, _ = fmt.Fprintln(w)
+	err := printTable(w, width, []column{{"SEVERITY", 0}, {"ID", 12}, {"PACKAGE", 10}, {"INSTALLED", 9}, {"FIXED", 9}, {"STATUS", 8}}, rows)
+	if err == nil && len(shown) < len(fs) {
+		_, err = fmt.Fprintf(w, "… and %d more: --all or -o json shows them\n", len(fs)-len(shown))
+	}
+	return err
+}
+
+// short is a digest as people compare it.
+func short(digest string) string {
+	algorithm, hex, ok := strings.Cut(digest, ":")
+	if !ok || len(hex) < 12 {
+		return dash(digest)
+	}
+	return algorithm + ":" + hex[:12]
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pratique"
+	"pratique/internal/config"
+	"pratique/internal/rungroup"
+	"pratique/internal/sqlite"
+	"pratique/proxy"
+	"pratique/proxy/upstream"
+	"pratique/scanner/database"
+	"pratique/scanner/match"
+	"pratique/store"
+	"pratique/web"
+)
+
+// This file says what each key of the configuration is for the part that obeys
+// it. In the configuration 0s means "no time"; in the parts' Config a zero means
+// "the default", hence least.
+
+// least is d, or the least positive duration for none.
+func least(d time.Duration) time.Duration { return max(d, time.Nanosecond) }
+
+func blobsConfig(cfg config.Config) store.BlobsConfig {
+	return store.BlobsConfig{Driver: string(cfg.Storage.Driver), Parameters: cfg.Storage.Parameters, Spool: cfg.Storage.Spool}
+}
+
+// newUpstreams makes a client for each upstream, and the index of their names,
+// outside of which nothing is ever dialled.
+func newUpstreams(cfg config.Config, metrics prometheus.Registerer) (*proxy.UpstreamIndex, map[string]proxy.Upstream, error) {
+	urls := make(map[string]string, len(cfg.Upstreams))
+	clients := make(map[string]proxy.Upstream, len(cfg.Upstreams))
+	for key, u := range cfg.Upstreams {
+		client, err := upstream.New(key, upstream.Config{
+			URL:     u.URL,
+			Private: u.Private,
+			CAFile:  u.CA,
+			Credentials: upstream.Credentials{
+				Username: u.Credentials.Username, PasswordFile: u.Credentials.PasswordFile,
+				DockerConfig: u.Credentials.DockerConfig, Keychain: string(u.Credentials.Keychain),
+			},
+			UserAgent: "pratique/" + readVersion().Version,
+			Metrics:   metrics,
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		urls[key], clients[key] = u.URL, client
+	}
+	names, err := proxy.NewUpstreamIndex(urls)
+	return names, clients, err
+}
+
+func cacheConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer) proxy.CacheConfig {
+	stale := cfg.Cache.StaleIfError
+	if stale == 0 {
+		stale = -1 // never
+	}
+	return proxy.CacheConfig{TagTTL: least(cfg.Cache.TagTTL), StaleIfError: stale, Log: log, Metrics: metrics}
+}
+
+func gateConfig(cfg config.Config, names *proxy.UpstreamIndex, metrics prometheus.Registerer) proxy.GateConfig {
+	return proxy.GateConfig{
+		Platforms: cfg.WantedPlatforms(),
+		Hold:      least(cfg.Registry.Hold),
+		MaxHeld:   cfg.Registry.MaxHeld,
+		Upstreams: names,
+		Metrics:   metrics,
+	}
+}
+
+func databaseConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer, moved func(prev, next pratique.Engine)) database.Config {
+	return database.Config{
+		Dir: cfg.DatabaseDir(), Path: cfg.Database.Path, Sources: cfg.Database.Sources, Refresh: cfg.Database.Refresh,
+		Keychain: authn.DefaultKeychain, OnAdopt: moved, Log: log, Metrics: metrics,
+	}
+}
+
+// javaRefresh is how often the Java database is looked at. It changes daily by a
+// little, and each change makes every layer's inventory one of another analyzer.
+const javaRefresh = 7 * 24 * time.Hour
+
+func javaConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer, changed func(prev, next pratique.Engine)) database.Config {
+	return database.Config{
+		Dir: cfg.JavaDatabaseDir(), Path: cfg.JavaDatabase.Path, Sources: cfg.JavaDatabase.Sources, Refresh: javaRefresh,
+		Keychain: authn.DefaultKeychain, OnAdopt: changed, Log: log, Metrics: metrics,
+	}
+}
+
+// adminHosts are the names that the admin address may be asked for: those of
+// the configuration, and the one that it listens on when that is a name.
+func adminHosts(cfg config.Admin) []string {
+	host, _, err := net.SplitHostPort(cfg.Listen)
+	if err != nil || host == "" {
+		return cfg.Hosts
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return cfg.Hosts
+	}
+	return append([]string{host}, cfg.Hosts...)
+}
+
+// closing is a part that only has to be closed.
+func closing(name string, c func() error) rungroup.Part {
+	return rungroup.Part{Name: name, Stop: func(context.Context) error { return c() }}
+}
+
+// untilStopped runs what returns its context's error in the end.
+func untilStopped(run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+		return nil
+	}
+}
+
+// databaseAPI shows the database as the admin API wants it.
+type databaseAPI struct {
+	*database.Database
+	cfg config.Database
+}
+
+// Status implements web.Database.
+func (d *databaseAPI) Status(context.Context) (web.DatabaseStatus, error) {
+	st := d.Database.Status()
+	out := web.DatabaseStatus{Sources: d.cfg.Sources, LastError: st.LastError, CheckedAt: instant(st.LastCheck)}
+	if d.cfg.Path != "" {
+		out.Sources = []string{d.cfg.Path}
+	}
+	if st.Digest != "" {
+		out.Database = &web.DatabaseInfo{
+			Digest: st.Digest.String(), UpdatedAt: st.UpdatedAt, AdoptedAt: instant(st.DownloadedAt), Source: st.Source,
+			Vulnerabilities: st.Counts.Vulnerabilities, Advisories: st.Counts.Advisories,
+		}
+	}
+	return out, nil
+}
+
+// Import implements web.Database.
+func (d *databaseAPI) Import(ctx context.Context, r io.Reader, force bool) error {
+	_, err := d.Database.Import(ctx, r, force)
+	return err
+}
+
+func instant(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// probes are what must work before this process is sent clients.
+func probes(ctx context.Context, state *sqlite.DB, workers *analyzers, matcher *match.Matcher) []web.Probe {
+	return []web.Probe{
+		{Name: "process", Check: func(context.Context) error {
+			if ctx.Err() != nil {
+				return errors.New("stopping")
+			}
+			return nil
+		}},
+		{Name: "state", Check: func(ctx context.Context) error {
+			_, err := state.Len(ctx)
+			return err
+		}},
+		{Name: "workers", Check: func(context.Context) error { return workers.ready() }},
+		{Name: "database", Check: func(context.Context) error {
+			_, err := matcher.Engine()
+			if errors.Is(err, pratique.ErrNoDatabase) {
+				err = fmt.Errorf("%w: images without a report cannot be decided; see `pratique db status`", err)
+			}
+			return err
+		}},
+	}
+}
