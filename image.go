@@ -3,6 +3,8 @@ package pratique
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,22 +62,58 @@ func (p Platform) String() string {
 }
 
 // Matches reports whether p, of an index child, is wanted by the configured
-// platform w. A variant that w does not name is not asked for; arm64 and
-// arm64/v8 are the same.
+// platform w. A variant that w does not name is not asked for. Names are taken
+// as containerd takes them: aarch64 is arm64, arm64/v8 is arm64, arm is arm/v7.
 func (p Platform) Matches(w Platform) bool {
-	if p.OS != w.OS || p.Architecture != w.Architecture {
+	if p, w = p.normal(), w.normal(); p.OS != w.OS || p.Architecture != w.Architecture {
 		return false
 	}
-	if w.Variant == "" || w.Variant == p.Variant {
-		return true
+	if p.Architecture == "arm" && p.Variant == "" {
+		p.Variant = "v7"
 	}
-	return p.Architecture == "arm64" && w.Variant == "v8" && p.Variant == ""
+	return w.Variant == "" || w.Variant == p.Variant
 }
+
+// normal writes other names for a platform as Go writes it. Source:
+// containerd's platforms package, "normalizeOS" and "normalizeArch".
+func (p Platform) normal() Platform {
+	p.OS = strings.ToLower(p.OS)
+	p.Architecture = strings.ToLower(p.Architecture)
+	p.Variant = strings.ToLower(p.Variant)
+	if p.OS == "macos" {
+		p.OS = "darwin"
+	}
+	switch p.Architecture {
+	case "i386":
+		p.Architecture, p.Variant = "386", ""
+	case "x86_64", "x86-64", "amd64":
+		p.Architecture = "amd64"
+		if p.Variant == "v1" {
+			p.Variant = ""
+		}
+	case "aarch64", "arm64":
+		p.Architecture = "arm64"
+		if p.Variant == "8" || p.Variant == "v8" {
+			p.Variant = ""
+		}
+	case "armhf":
+		p.Architecture, p.Variant = "arm", "v7"
+	case "armel":
+		p.Architecture, p.Variant = "arm", "v6"
+	case "arm":
+		if len(p.Variant) == 1 {
+			p.Variant = "v" + p.Variant
+		}
+	}
+	return p
+}
+
+var platformPart = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // ParsePlatform reads os/architecture[/variant]. The error wraps ErrInvalid.
 func ParsePlatform(s string) (Platform, error) {
 	parts := strings.Split(s, "/")
-	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || parts[1] == "" || parts[len(parts)-1] == "" {
+	if len(parts) < 2 || len(parts) > 3 || slices.ContainsFunc(parts, func(p string) bool { return !platformPart.MatchString(p) }) {
 		return Platform{}, fmt.Errorf("%w platform %q: want os/architecture[/variant], e.g. linux/amd64", ErrInvalid, s)
 	}
 	p := Platform{OS: parts[0], Architecture: parts[1]}
@@ -153,23 +191,32 @@ type rawManifest struct {
 	ArtifactType  string            `json:"artifactType"`
 	Config        *Descriptor       `json:"config"`
 	Layers        []Descriptor      `json:"layers"`
-	Blobs         []Descriptor      `json:"blobs"`
 	Manifests     []Descriptor      `json:"manifests"`
 	Subject       *Descriptor       `json:"subject"`
 	Annotations   map[string]string `json:"annotations"`
 	FSLayers      json.RawMessage   `json:"fsLayers"`
 }
 
+// mixed reports whether the document holds parts of both an index and an image,
+// empty ones included: which of them counts would be the client's choice.
+func (m *rawManifest) mixed() bool {
+	return m.Manifests != nil && (m.Config != nil || m.Layers != nil)
+}
+
 // ParseManifest reads a manifest's bytes. mediaType is the Content-Type the
 // upstream sent; when the document names its own media type the two must agree
 // in kind, else one client would read an index where another reads an image
-// (CVE-2021-41190). The error wraps ErrInvalid and says what to do.
+// (CVE-2021-41190). What clients would read differently is refused altogether
+// (see checkDocument). The error wraps ErrInvalid and says what to do.
 func ParseManifest(mediaType string, raw []byte) (Image, error) {
 	if len(raw) > MaxManifestSize {
 		return Image{}, fmt.Errorf("%w manifest: %d bytes, at most %d are accepted", ErrInvalid, len(raw), MaxManifestSize)
 	}
 	mediaType, _, _ = strings.Cut(mediaType, ";")
 	mediaType = strings.TrimSpace(mediaType)
+	if err := checkDocument(raw); err != nil {
+		return Image{}, fmt.Errorf("%w manifest: %w", ErrInvalid, err)
+	}
 	var m rawManifest
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return Image{}, fmt.Errorf("%w manifest: %w", ErrInvalid, err)
@@ -180,7 +227,7 @@ func ParseManifest(mediaType string, raw []byte) (Image, error) {
 	if m.SchemaVersion != 2 {
 		return Image{}, fmt.Errorf("%w manifest: schemaVersion %d, want 2", ErrInvalid, m.SchemaVersion)
 	}
-	if len(m.Manifests) > 0 && (len(m.Layers) > 0 || m.Config != nil) {
+	if m.mixed() {
 		return Image{}, fmt.Errorf("%w manifest: holds both manifests and layers", ErrInvalid)
 	}
 	if m.MediaType != "" && mediaType != "" && m.MediaType != mediaType && isManifestType(mediaType) {
@@ -190,9 +237,13 @@ func ParseManifest(mediaType string, raw []byte) (Image, error) {
 		mediaType = m.MediaType
 	}
 	if mediaType == "" {
-		mediaType = MediaTypeImageManifest
-		if m.Config == nil {
+		switch {
+		case m.Config != nil:
+			mediaType = MediaTypeImageManifest
+		case m.Manifests != nil:
 			mediaType = MediaTypeImageIndex
+		default:
+			return Image{}, fmt.Errorf("%w manifest: neither a media type, nor a config, nor manifests", ErrInvalid)
 		}
 	}
 	img := Image{
@@ -205,12 +256,12 @@ func ParseManifest(mediaType string, raw []byte) (Image, error) {
 	}
 	switch mediaType {
 	case MediaTypeImageIndex, MediaTypeDockerList:
-		if m.Config != nil || len(m.Layers) > 0 {
+		if m.Config != nil || m.Layers != nil {
 			return Image{}, fmt.Errorf("%w manifest: %q with a config or layers", ErrInvalid, mediaType)
 		}
 		img.Kind, img.Children = KindIndex, m.Manifests
 	case MediaTypeImageManifest, MediaTypeDockerManifest:
-		if m.Config == nil || len(m.Manifests) > 0 {
+		if m.Config == nil || m.Manifests != nil {
 			return Image{}, fmt.Errorf("%w manifest: %q without a config or with manifests", ErrInvalid, mediaType)
 		}
 		img.Config, img.Layers = *m.Config, m.Layers
@@ -223,7 +274,10 @@ func ParseManifest(mediaType string, raw []byte) (Image, error) {
 	default:
 		return Image{}, fmt.Errorf("%w manifest: media type %q is not supported", ErrInvalid, mediaType)
 	}
-	return img, img.validate()
+	if err := img.validate(); err != nil {
+		return Image{}, err
+	}
+	return img, nil
 }
 
 func (i Image) validate() error {
@@ -236,8 +290,16 @@ func (i Image) validate() error {
 		}
 		return nil
 	}
+	// containerd fetches whatever has URLs from there, not from the registry: a
+	// refused child would be pulled past the gate. For layers see Foreign.
+	local := func(what string, d Descriptor) error {
+		if len(d.URLs) > 0 {
+			return fmt.Errorf("%w manifest: %s %s is to be fetched from %q, not from the registry", ErrInvalid, what, d.Digest, d.URLs[0])
+		}
+		return check(what, d)
+	}
 	if i.Kind != KindIndex {
-		if err := check("config", i.Config); err != nil {
+		if err := local("config", i.Config); err != nil {
 			return err
 		}
 	}
@@ -247,7 +309,7 @@ func (i Image) validate() error {
 		}
 	}
 	for _, c := range i.Children {
-		if err := check("child", c); err != nil {
+		if err := local("child", c); err != nil {
 			return err
 		}
 	}

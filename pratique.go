@@ -10,6 +10,9 @@
 package pratique
 
 import (
+	// go-digest calls digests of algorithms that are not linked in unsupported.
+	_ "crypto/sha256"
+	_ "crypto/sha512"
 	"errors"
 	"fmt"
 	"regexp"
@@ -74,6 +77,8 @@ var (
 	// Grammar of OCI distribution-spec 1.1, "Pulling manifests".
 	repoPattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 	tagPattern  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+	// An upstream's key, or host[:port] of one, IPv6 in brackets.
+	registryPattern = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?|\[[0-9a-fA-F:.]{2,45}\])(:[0-9]{1,5})?$`)
 )
 
 // maxRepoLength bounds a repository's name; clients limit host and name
@@ -113,7 +118,7 @@ func ParseRef(s string) (Ref, error) {
 		rest = name
 	}
 	registry, rest, ok := strings.Cut(rest, "/")
-	if !ok || registry == "" {
+	if !ok || !registryPattern.MatchString(registry) {
 		return Ref{}, fmt.Errorf("%w reference %q: want UPSTREAM/REPOSITORY[:TAG][@DIGEST]", ErrInvalid, s)
 	}
 	r.Registry = registry

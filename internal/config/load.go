@@ -32,15 +32,22 @@ const (
 // each PATH=VALUE as a --set flag gives it. The error joins every mistake found
 // and wraps pratique.ErrInvalid; a file that cannot be read is its own error.
 func Load(path string, env, sets []string) (Config, error) {
-	l := loader{config: base(), sources: map[string]string{}}
+	var data []byte
 	if path != "" {
-		data, err := readFile(path)
-		if err != nil {
+		var err error
+		if data, err = readFile(path); err != nil {
 			return Config{}, fmt.Errorf("configuration: %w", err)
 		}
-		if l.positions, err = strictyaml.Decode(path, data, &l.config); err != nil {
-			return Config{}, invalid{err}
-		}
+	}
+	return parse(path, data, env, sets)
+}
+
+// parse is Load after the reading.
+func parse(path string, data []byte, env, sets []string) (Config, error) {
+	l := loader{config: base(), sources: map[string]string{}}
+	var err error
+	if l.positions, err = strictyaml.Decode(path, data, &l.config); err != nil {
+		return Config{}, invalid{err}
 	}
 	if err := errors.Join(l.environment(env), l.flags(sets)); err != nil {
 		return Config{}, invalid{err}
