@@ -69,7 +69,10 @@ func read(t testing.TB, archive []byte) []file {
 func pack(t testing.TB, files ...file) []byte {
 	t.Helper()
 	var buf bytes.Buffer
-	gz := gzip.NewWriter(&buf)
+	gz, err := gzip.NewWriterLevel(&buf, gzip.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
 	tw := tar.NewWriter(gz)
 	for _, f := range files {
 		h := &tar.Header{Name: f.name, Mode: 0o644, Size: int64(len(f.body)), Typeflag: tar.TypeReg}
@@ -191,3 +194,5 @@ func (s *setup) answer(ctx context.Context, t testing.TB) (int, digest.Digest) {
 	}
 	return len(found[0]), e.Database
 }
+
+func jsonOf(v any) ([]byte, error) { return json.Marshal(v) }

@@ -108,7 +108,11 @@ func (d *Database) checkSource(ctx context.Context, source string, transport htt
 		remote.WithRetryStatusCodes(),
 		remote.WithRetryPredicate(func(error) bool { return false }),
 	}
-	desc, err := remote.Get(ref, opts...)
+	puller, err := remote.NewPuller(opts...) // one ping and one token for all requests
+	if err != nil {
+		return err
+	}
+	desc, err := puller.Get(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -117,7 +121,7 @@ func (d *Database) checkSource(ctx context.Context, source string, transport htt
 		return err
 	}
 	blob := func(dg digest.Digest) (io.ReadCloser, error) {
-		l, err := remote.Layer(ref.Context().Digest(dg.String()), opts...)
+		l, err := puller.Layer(ctx, ref.Context().Digest(dg.String()))
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +162,7 @@ func parseSource(s string) (name.Reference, error) {
 		rest = after
 	}
 	host, _, ok := strings.Cut(rest, "/")
-	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
+	if !ok || strings.Contains(rest, "://") || !strings.ContainsAny(host, ".:") && host != "localhost" {
 		return nil, fmt.Errorf("%w database source %q: want HOST/REPOSITORY:TAG", pratique.ErrInvalid, s)
 	}
 	ref, err := name.ParseReference(rest, opts...)
