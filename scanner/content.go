@@ -17,12 +17,24 @@ import (
 
 // SourceWorker is the Source of the Fatal problems by which an Analyzer says
 // that its worker died or ran into a limit. The same bytes may fare better next
-// time, so such an inventory is never kept.
+// time.
 const SourceWorker = "worker"
 
-// configKey is added to the analyzer's key for inventories of configs: a layer
-// and a config may have the same digest.
-const configKey = "/config"
+// Inventories are kept by digest and by how the bytes were read. A layer is read
+// as its descriptor says, and a manifest can lie: with another's layer under a
+// wrong size or compression it must neither pass by the honest analysis nor
+// spoil it. A config has a key of its own, because any bytes can be both.
+func layerKey(analyzer string, d pratique.Descriptor) string {
+	form := "tar"
+	for _, f := range []string{"gzip", "zstd"} {
+		if strings.HasSuffix(d.MediaType, f) {
+			form = f
+		}
+	}
+	return fmt.Sprintf("%s/%s/%d", analyzer, form, d.Size)
+}
+
+func configKey(analyzer string) string { return analyzer + "/config" }
 
 // imageConfig is the part of an image's config that decides how it is scanned.
 // Source: OCI image-spec, "config.md".
@@ -76,14 +88,21 @@ func (s *Scanner) inventory(ctx context.Context, ref pratique.Ref, img pratique.
 }
 
 // positions groups equal layers: a layer may occur more than once in an image.
+// The same digest under another size or media type is another claim.
 func positions(layers []pratique.Descriptor) [][]int {
+	type claim struct {
+		d         digest.Digest
+		size      int64
+		mediaType string
+	}
 	var out [][]int
-	group := make(map[digest.Digest]int, len(layers))
+	group := make(map[claim]int, len(layers))
 	for i, l := range layers {
-		g, ok := group[l.Digest]
+		c := claim{l.Digest, l.Size, l.MediaType}
+		g, ok := group[c]
 		if !ok {
 			g = len(out)
-			group[l.Digest] = g
+			group[c] = g
 			out = append(out, nil)
 		}
 		out[g] = append(out[g], i)
@@ -139,7 +158,7 @@ func fatal(problems []pratique.Problem) bool {
 // analysis now. One layer is analysed by one caller at a time, so that images
 // that share it, scanned together, analyse it once.
 func (s *Scanner) layer(ctx context.Context, ref pratique.Ref, d pratique.Descriptor, key string) (pratique.Inventory, error) {
-	return s.once(ctx, d.Digest, key, key, func() (pratique.Inventory, error) {
+	return s.once(ctx, d.Digest, key, layerKey(key, d), func() (pratique.Inventory, error) {
 		r, err := s.layers.OpenBlob(ctx, ref, d)
 		if err != nil {
 			return pratique.Inventory{}, err
@@ -166,13 +185,14 @@ func (s *Scanner) layer(ctx context.Context, ref pratique.Ref, d pratique.Descri
 
 // config returns the inventory of an image config.
 func (s *Scanner) config(ctx context.Context, d digest.Digest, raw []byte, os pratique.OS, key string) (pratique.Inventory, error) {
-	return s.once(ctx, d, key, key+configKey, func() (pratique.Inventory, error) {
+	return s.once(ctx, d, key, configKey(key), func() (pratique.Inventory, error) {
 		return s.analyzer.Config(ctx, raw, os)
 	})
 }
 
 // once returns the inventory stored under d and stored, or makes and stores it.
-// What a worker's failure left is returned but not stored. The inventory must
+// One with a Fatal problem is returned but never stored: it may be the fault of
+// this image's claims, or of a worker, and not d's for ever. The inventory must
 // be of the analyzer key.
 func (s *Scanner) once(ctx context.Context, d digest.Digest, key, stored string, analyse func() (pratique.Inventory, error)) (pratique.Inventory, error) {
 	unlock, err := s.content.lock(ctx, d)
@@ -193,7 +213,7 @@ func (s *Scanner) once(ctx context.Context, d digest.Digest, key, stored string,
 	if inv, err = analyse(); err != nil {
 		return pratique.Inventory{}, fmt.Errorf("analysis of %s: %w", d, err)
 	}
-	if slices.ContainsFunc(inv.Problems, workerFailed) {
+	if fatal(inv.Problems) {
 		s.cfg.Log.WarnContext(ctx, "analysis failed", "content", d, "problems", inv.Problems)
 		inv.Layer, inv.Analyzer = d, key
 		return inv, nil
