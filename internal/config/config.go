@@ -48,7 +48,9 @@ type Config struct {
 	Database Database `yaml:"database"`
 	// JavaDatabase identifies .jar files that do not say what they are.
 	JavaDatabase JavaDatabase `yaml:"javaDatabase"`
-	// Scanner is how layers are analysed.
+	// Scanner is how layers are analysed. Each limit holds for one layer, which
+	// one worker process reads; a layer that breaks a limit makes a failed or
+	// incomplete scan, which the shipped policy refuses.
 	Scanner Scanner `yaml:"scanner"`
 	// Platforms are scanned when an index is pulled, as os/architecture[/variant],
 	// the most wanted first. Other platforms of an index are scanned when somebody
@@ -93,6 +95,9 @@ type Refusal struct {
 	// docker ask by GET, which is refused with the reasons, and do not fall back
 	// to the upstream. `403`: the status of the GET.
 	Head HeadMode `yaml:"head"`
+	// Help ends every refusal: whom to ask for an exception, and where. One line
+	// of at most 300 bytes. If empty, a general sentence.
+	Help string `yaml:"help"`
 }
 
 // Admin is the listener for people and monitoring.
@@ -146,11 +151,13 @@ type Cache struct {
 
 // Upstream is one registry that may be pulled from.
 type Upstream struct {
-	// URL is https://host[:port], or http:// for a registry without TLS.
+	// URL is the address: https://host[:port], or http:// for a registry without
+	// TLS.
 	URL string `yaml:"url"`
-	// Private allows private, loopback and link-local addresses, and plain HTTP
-	// together with credentials. Leave it off for public registries: it keeps
-	// their redirects and token servers from leading into your network.
+	// Private allows private and loopback addresses, and plain HTTP together with
+	// credentials. Leave it off for public registries: it keeps their redirects
+	// and token servers from leading into your network. Link-local addresses,
+	// where clouds have their metadata services, are never contacted.
 	Private bool `yaml:"private"`
 	// CA is a file with certificates, PEM, that are trusted for this upstream
 	// besides the system's.
@@ -198,9 +205,7 @@ type JavaDatabase struct {
 	Path string `yaml:"path"`
 }
 
-// Scanner is how layers are analysed. Each limit holds for one layer, which one
-// worker process reads; a layer that breaks a limit makes a failed or incomplete
-// scan, which the shipped policy refuses.
+// Scanner is how layers are analysed.
 type Scanner struct {
 	// Analyzer is the worker's binary. If empty, pratique-analyzer beside the
 	// running pratique.
@@ -230,9 +235,9 @@ type Scanner struct {
 
 // Log is what Pratique writes to standard error.
 type Log struct {
-	// Level is debug, info, warn or error.
+	// Level is the least severe that is written: debug, info, warn or error.
 	Level LogLevel `yaml:"level"`
-	// Format is text or json.
+	// Format is how a line is written: text or json.
 	Format LogFormat `yaml:"format"`
 }
 

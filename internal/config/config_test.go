@@ -100,7 +100,7 @@ func TestPratiqueYAMLShowsEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := regexp.MustCompile(`(?m)^( *)# ( *[A-Za-z.]+:( \S+)?( [^a-z].*)?)$`).ReplaceAllString(string(data), "$1$2")
+	text := regexp.MustCompile(`(?m)^( *)# ( *[A-Za-z.]+:( "[^"]*"| \S+)?( [^a-z].*)?)$`).ReplaceAllString(string(data), "$1$2")
 	c := base()
 	positions, err := strictyaml.Decode("pratique.yaml, uncommented", []byte(text), &c)
 	if err != nil {
@@ -301,7 +301,10 @@ func TestMistakes(t *testing.T) {
 		{name: "private address", file: `upstreams: {lab: {url: "https://10.1.2.3"}}`, want: "10.1.2.3 is a private address; say `private: true`"},
 		{name: "mapped private address", file: `upstreams: {lab: {url: "https://[::ffff:127.0.0.1]"}}`, want: "is a private address"},
 		{name: "localhost", file: `upstreams: {lab: {url: "https://localhost:7001"}}`, want: "is a private address"},
-		{name: "link-local", file: `upstreams: {lab: {url: "http://169.254.169.254"}}`, want: "is a private address"},
+		{name: "carrier-grade NAT", file: `upstreams: {lab: {url: "http://100.100.1.1"}}`, want: "is a private address"},
+		{name: "link-local", file: `upstreams: {lab: {url: "http://169.254.169.254"}}`, want: "is link-local"},
+		{name: "link-local, called private", file: `upstreams: {lab: {url: "http://169.254.169.254", private: true}}`, want: "is link-local"},
+		{name: "help of two lines", file: `refusal: {help: "a\nb"}`, want: "p.yaml:1:17: refusal.help: want one line of at most 300 bytes"},
 		{name: "password over http", file: `upstreams: {lab: {url: "http://x.example", credentials: {username: a, passwordFile: b}}}`, want: "credentials over plain http"},
 		{name: "half a login", file: `upstreams: {lab: {url: "https://x.example", credentials: {username: a}}}`, want: "want both username and passwordFile"},
 		{name: "two logins", file: `upstreams: {lab: {url: "https://x.example", credentials: {dockerConfig: a, keychain: ecr}}}`, want: "want one way to log in, not dockerConfig and keychain"},

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"pratique"
 	"pratique/internal/strictyaml"
@@ -20,6 +21,10 @@ import (
 // maxHold is what registry.hold may be at most: containerd 2.3 and later, and
 // docker 29, wait 30 seconds for response headers.
 const maxHold = 25 * time.Second
+
+// maxHelp bounds refusal.help, in bytes: the events in which people read a
+// refusal are cut at 1,024.
+const maxHelp = 300
 
 // checker gathers mistakes, each beginning with what set the value.
 type checker struct {
@@ -39,6 +44,9 @@ func (l *loader) validate() error {
 		c.fail("dataDir", "empty; want a directory")
 	}
 	c.registry(cfg)
+	if help := cfg.Refusal.Help; len(help) > maxHelp || strings.ContainsFunc(help, unicode.IsControl) {
+		c.fail("refusal.help", "want one line of at most %d bytes", maxHelp)
+	}
 	c.storage(cfg)
 	for _, key := range slices.Sorted(maps.Keys(cfg.Upstreams)) {
 		c.upstream(key, cfg.Upstreams[key])
@@ -140,7 +148,14 @@ func (c *checker) upstream(key string, u Upstream) {
 	}
 	parsed := c.url(at+".url", u.URL)
 	c.credentials(at+".credentials", u.Credentials)
-	if parsed == nil || u.Private {
+	if parsed == nil {
+		return
+	}
+	if ip, err := netip.ParseAddr(parsed.Hostname()); err == nil && ip.Unmap().IsLinkLocalUnicast() {
+		c.fail(at+".url", "%s is link-local, where clouds have their metadata services; it is never contacted", ip)
+		return
+	}
+	if u.Private {
 		return
 	}
 	if parsed.Scheme == "http" && u.Credentials != (Credentials{}) {
@@ -162,8 +177,11 @@ func isPrivate(host string) bool {
 		return false
 	}
 	ip = ip.Unmap()
-	return !ip.IsGlobalUnicast() || ip.IsPrivate()
+	return !ip.IsGlobalUnicast() || ip.IsPrivate() || carrierNAT.Contains(ip)
 }
+
+// carrierNAT is RFC 6598's shared address space.
+var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
 
 // url accepts scheme://host[:port] and nothing more.
 func (c *checker) url(path, text string) *url.URL {
