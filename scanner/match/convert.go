@@ -41,7 +41,7 @@ func toVulnerability(v types.DetectedVulnerability) pratique.Vulnerability {
 		ID:        v.VulnerabilityID,
 		Fixed:     v.FixedVersion,
 		Status:    v.Status.String(),
-		Severity:  pratique.Severity(cmp.Or(v.Severity, string(pratique.SeverityUnknown))),
+		Severity:  pratique.Severity(v.Severity),
 		Source:    string(v.SeveritySource),
 		Title:     v.Title,
 		URL:       v.PrimaryURL,
@@ -49,6 +49,9 @@ func toVulnerability(v types.DetectedVulnerability) pratique.Vulnerability {
 	}
 	if v.DataSource != nil {
 		out.Source = string(v.DataSource.ID)
+	}
+	if out.Severity.Rank() == 0 { // also a word that no rule would know
+		out.Severity = pratique.SeverityUnknown
 	}
 	for _, s := range v.CVSS {
 		out.CVSS = max(out.CVSS, s.V3Score)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -124,7 +123,7 @@ func unpack(t testing.TB, name string) string {
 	}
 }
 
-// matcher returns a Matcher with the named databases' first adopted.
+// matcher returns a Matcher, with the database in dir adopted unless it is "".
 func matcher(t testing.TB, dir string) *match.Matcher {
 	t.Helper()
 	m := match.New(match.Config{Now: func() time.Time { return time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC) }})
@@ -186,7 +185,6 @@ func TestFindings(t *testing.T) {
 			if total < 300 {
 				t.Errorf("%d findings in all: the database or the images are not what they were", total)
 			}
-			fmt.Println(generation, total)
 		})
 	}
 }
