@@ -2,9 +2,9 @@ package policy
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -121,7 +121,7 @@ func compile(f File) (policy, strictyaml.Pos, error) {
 	if len(c.doc.Rules) == 0 {
 		c.fail(c.at("rules", c.doc.Pos), "no rules: write at least one")
 	}
-	names := make(map[string]strictyaml.Pos)
+	names, twins := make(map[string]strictyaml.Pos), make(map[string]string)
 	for i := range c.doc.Rules {
 		d := &c.doc.Rules[i]
 		c.checkName(d.Name, "the rule", c.at(fmt.Sprintf("rules[%d].name", i), d.Pos))
@@ -129,9 +129,11 @@ func compile(f File) (policy, strictyaml.Pos, error) {
 			c.fail(d.Pos, "rule %q is already defined at %s", d.Name, first)
 		}
 		names[d.Name] = d.Pos
-		if twin := c.twin(i); twin != "" {
+		about := subject(*d)
+		if twin, ok := twins[about]; ok {
 			c.fail(d.Pos, "rule %q has the same condition, match and except as rule %q: one of them is never needed", d.Name, twin)
 		}
+		twins[about] = d.Name
 		p.rules = append(p.rules, c.rule(i, d))
 	}
 	slices.SortStableFunc(c.errs, byPosition)
@@ -155,19 +157,9 @@ func (c *compiler) checkName(name, what string, pos strictyaml.Pos) {
 	}
 }
 
-// twin names an earlier rule that differs from rule i in name, action and
-// message at most.
-func (c *compiler) twin(i int) string {
-	d := withoutPositions(c.doc.Rules[i])
-	for j := range i {
-		if reflect.DeepEqual(withoutPositions(c.doc.Rules[j]), d) {
-			return c.doc.Rules[j].Name
-		}
-	}
-	return ""
-}
-
-func withoutPositions(d ruleDocument) ruleDocument {
+// subject writes what a rule is about, so that rules which differ in name,
+// action and message only are alike.
+func subject(d ruleDocument) string {
 	d.Pos, d.Name, d.Action, d.Message = strictyaml.Pos{}, "", nil, ""
 	for _, m := range []**matchDocument{&d.Match, &d.Except} {
 		if *m != nil {
@@ -176,7 +168,11 @@ func withoutPositions(d ruleDocument) ruleDocument {
 			*m = &clean
 		}
 	}
-	return d
+	b, err := json.Marshal(d)
+	if err != nil {
+		panic(fmt.Sprintf("a rule does not marshal: %v", err)) // words, lists and switches always do
+	}
+	return string(b)
 }
 
 func (c *compiler) rule(i int, d *ruleDocument) rule {

@@ -80,9 +80,9 @@ func (r *rule) selects(ref *pratique.Ref) bool {
 func (r *rule) holds(f *Facts, state pratique.State, t *tally) bool {
 	switch r.kind {
 	case kindVulnerability:
-		return t.count(pratique.KindVulnerability, r.minRank, r.fixable) > 0
+		return t.count(vulnerabilities, r.minRank, r.fixable) > 0
 	case kindSecret:
-		return t.count(pratique.KindSecret, r.minRank, false) > 0
+		return t.count(secrets, r.minRank, false) > 0
 	case kindEndOfLife:
 		return f.Report.EOL
 	}
@@ -94,9 +94,9 @@ func (r *rule) reason(policy string, f *Facts, state pratique.State, t *tally) p
 	out := pratique.Reason{Policy: policy, Rule: r.name, Action: r.action, Message: r.message}
 	switch r.kind {
 	case kindVulnerability:
-		out.Findings = t.worst(pratique.KindVulnerability, r.minRank, r.fixable)
+		out.Findings = t.worst(vulnerabilities, r.minRank, r.fixable)
 	case kindSecret:
-		out.Findings = t.worst(pratique.KindSecret, r.minRank, false)
+		out.Findings = t.worst(secrets, r.minRank, false)
 	case kindEndOfLife:
 	default:
 		out.State = state

@@ -33,19 +33,38 @@ func isFixable(f *pratique.Finding) bool { return f.Fixed != "" || f.Status == "
 // however many findings there are, and sorts those that are asked for.
 type tally struct {
 	findings []pratique.Finding
-	counts   [2][2][ranks]int // by secret?, fixable?, rank
-	sorted   [2][2][]pratique.Finding
+	counts   [classes][2][ranks]int // by class, fixable?, rank
+	sorted   [classes][2][]pratique.Finding
+}
+
+// class is what a rule may be about.
+type class int
+
+const (
+	vulnerabilities class = iota
+	secrets
+	classes // how many there are
+	others  // no rule is about them yet
+)
+
+// classOf sorts a finding by its kind. One that nobody defined counts as a
+// vulnerability, so that it is not overlooked.
+func classOf(k pratique.Kind) class {
+	switch k {
+	case pratique.KindSecret:
+		return secrets
+	case pratique.KindMisconfiguration, pratique.KindLicense:
+		return others
+	}
+	return vulnerabilities
 }
 
 func newTally(findings []pratique.Finding) tally {
 	t := tally{findings: findings}
 	for i := range findings {
 		f := &findings[i]
-		switch f.Kind {
-		case pratique.KindVulnerability:
-			t.counts[0][index(isFixable(f))][rank(f.Severity)]++
-		case pratique.KindSecret:
-			t.counts[1][index(isFixable(f))][rank(f.Severity)]++
+		if c := classOf(f.Kind); c < classes {
+			t.counts[c][index(isFixable(f))][rank(f.Severity)]++
 		}
 	}
 	return t
@@ -58,14 +77,13 @@ func index(b bool) int {
 	return 0
 }
 
-// count is the number of findings of a kind with at least this rank.
-func (t *tally) count(k pratique.Kind, minRank int, fixable bool) int {
-	c := &t.counts[index(k == pratique.KindSecret)]
+// count is the number of findings of a class with at least this rank.
+func (t *tally) count(c class, minRank int, fixable bool) int {
 	n := 0
 	for r := minRank; r < ranks; r++ {
-		n += c[1][r]
+		n += t.counts[c][1][r]
 		if !fixable {
-			n += c[0][r]
+			n += t.counts[c][0][r]
 		}
 	}
 	return n
@@ -73,13 +91,13 @@ func (t *tally) count(k pratique.Kind, minRank int, fixable bool) int {
 
 // worst returns those findings, worst first. Results of several calls share
 // memory: they are prefixes of one sorted list.
-func (t *tally) worst(k pratique.Kind, minRank int, fixable bool) []pratique.Finding {
-	n := t.count(k, minRank, fixable)
-	i, j := index(k == pratique.KindSecret), index(fixable)
-	if len(t.sorted[i][j]) < n {
-		t.sorted[i][j] = t.collect(k, minRank, fixable, n)
+func (t *tally) worst(c class, minRank int, fixable bool) []pratique.Finding {
+	n := t.count(c, minRank, fixable)
+	sorted := &t.sorted[c][index(fixable)]
+	if len(*sorted) < n {
+		*sorted = t.collect(c, minRank, fixable, n)
 	}
-	return t.sorted[i][j][:n:n]
+	return (*sorted)[:n:n]
 }
 
 // place is a finding's position in the report and what it is sorted by first.
@@ -89,11 +107,11 @@ type place struct {
 }
 
 // collect gathers n findings through their places, because a Finding is large.
-func (t *tally) collect(k pratique.Kind, minRank int, fixable bool, n int) []pratique.Finding {
+func (t *tally) collect(c class, minRank int, fixable bool, n int) []pratique.Finding {
 	order := make([]place, 0, n)
 	for i := range t.findings {
 		f := &t.findings[i]
-		if f.Kind != k || fixable && !isFixable(f) {
+		if classOf(f.Kind) != c || fixable && !isFixable(f) {
 			continue
 		}
 		if r := rank(f.Severity); r >= minRank {

@@ -292,6 +292,8 @@ func TestMistakes(t *testing.T) {
 		{name: "query in url", file: `upstreams: {lab: {url: "https://x.example?a"}}`, want: "want scheme, host and port only"},
 		{name: "empty query", file: `upstreams: {lab: {url: "https://x.example?"}}`, want: "want scheme, host and port only"},
 		{name: "user in url", file: `upstreams: {lab: {url: "https://u:hunter2@x.example"}}`, want: "upstreams.lab.url: holds a user; use credentials"},
+		{name: "user in a broken url", file: `upstreams: {lab: {url: "https://u:hunter2 %zz@x.example"}}`, want: "holds a user; use credentials"},
+		{name: "user under another scheme", file: `upstreams: {lab: {url: "ftp://u:hunter2@x.example"}}`, want: "holds a user; use credentials"},
 		{name: "upper case host", file: `upstreams: {lab: {url: "https://X.example"}}`, want: "want a host name in lower case"},
 		{name: "odd host", file: `upstreams: {lab: {url: "https://x_.example_"}}`, want: "want a host name"},
 		{name: "no host", file: `upstreams: {lab: {url: "https://"}}`, want: "want a host name"},

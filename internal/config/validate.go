@@ -187,12 +187,12 @@ var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
 func (c *checker) url(path, text string) *url.URL {
 	u, err := url.Parse(text)
 	switch {
+	case strings.Contains(text, "@"): // before any message that shows the text
+		c.fail(path, "holds a user; use credentials")
 	case err != nil:
 		c.fail(path, "%q: want https://host[:port]", text)
 	case u.Scheme != "https" && u.Scheme != "http":
 		c.fail(path, "%q: want https:// or http://", text)
-	case u.User != nil:
-		c.fail(path, "holds a user; use credentials") // without the text: it may hold a password
 	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "":
 		c.fail(path, "%q: want scheme, host and port only; names of repositories are passed on as they are", text)
 	case !validHost(u):
