@@ -19,7 +19,7 @@ ANALYZE := CGO_ENABLED=0 GOEXPERIMENT=jsonv2
 ANALYZE_PACKAGES := ./scanner/analyze/... ./cmd/pratique-analyzer/...
 
 # Commands that tests start, and the Debian packages that bring them.
-E2E_TOOLS := skopeo=skopeo podman=podman containerd=containerd ctr=containerd runc=runc
+E2E_TOOLS := skopeo=skopeo podman=podman containerd=containerd ctr=containerd runc=runc busybox=busybox-static
 BENCH_TOOLS := wrk=wrk
 
 .PHONY: help
@@ -79,7 +79,7 @@ peers: bin/crane bin/registry bin/criclient ## build the clients and registries 
 
 .PHONY: clean
 clean: ## remove what was built and what `make run` kept
-	rm -rf bin dist .run
+	rm -rf bin dist var
 
 # The Go command knows best what is stale, so these are always asked for.
 .PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/testsum bin/crane bin/registry bin/criclient

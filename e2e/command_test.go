@@ -94,10 +94,10 @@ func TestMakeRun(t *testing.T) {
 		text = strings.ReplaceAll(text, "127.0.0.1:"+port, freeAddr(t))
 	}
 	dir := workdir(t, "run")
-	if !strings.Contains(text, "dataDir: .run\n") {
-		t.Fatal("configs/dev.yaml does not keep its data in .run")
+	if !strings.Contains(text, "dataDir: var\n") {
+		t.Fatal("configs/dev.yaml does not keep its data in var")
 	}
-	text = strings.ReplaceAll(text, ": .run", ": "+filepath.Join(dir, "data"))
+	text = strings.ReplaceAll(text, ": var", ": "+filepath.Join(dir, "data"))
 	config := filepath.Join(dir, "dev.yaml")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

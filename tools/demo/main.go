@@ -31,7 +31,7 @@ import (
 )
 
 // sample is the key of the sample upstream in the configuration.
-const sample = "sample"
+const sample = "lab"
 
 // config is the part of Pratique's configuration that the demonstration needs.
 type config struct {
@@ -49,7 +49,7 @@ type config struct {
 func main() {
 	path := flag.String("config", "configs/dev.yaml", "configuration for Pratique")
 	binary := flag.String("pratique", "bin/pratique", "Pratique's binary")
-	logPath := flag.String("log", ".run/pratique.log", "where Pratique's log goes")
+	logPath := flag.String("log", "var/pratique.log", "where Pratique's log goes")
 	leave := flag.Bool("exit", false, "end after the demonstration")
 	flag.Parse()
 
@@ -67,7 +67,7 @@ func run(ctx context.Context, path, binary, logPath string, leave bool) error {
 		return err
 	}
 	for what, addr := range map[string]string{
-		"registry.listen": cfg.Registry.Listen, "admin.listen": cfg.Admin.Listen, "upstreams.sample.url": upstream,
+		"registry.listen": cfg.Registry.Listen, "admin.listen": cfg.Admin.Listen, "upstreams.lab.url": upstream,
 	} {
 		if err := free(addr); err != nil {
 			return fmt.Errorf("%s is taken (%w): another Pratique? End it, or change %s in a copy of %s and run: make run CONFIG=COPY",

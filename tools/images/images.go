@@ -33,23 +33,29 @@ const Archive = "testdata/images/images-small.tar"
 // Sample images: what the sample upstream serves, and where each comes from.
 const (
 	Clean      = "demo/clean:1.0"       // Debian 12 with every fix: no finding
-	Vulnerable = "demo/vulnerable:1.0"  // Debian 12, Python, npm, gems, Composer: fixable CRITICAL ones
+	Vulnerable = "demo/vulnerable:1.0"  // Debian 12, Python, npm, gems, Composer, Redis: fixable CRITICAL ones
 	MultiArch  = "demo/multiarch:1.0"   // index of amd64 and arm64, both may be had
 	Mixed      = "demo/mixed:1.0"       // index: amd64 may not be had, arm64 may
 	AllRefused = "demo/all-refused:1.0" // index: neither may be had
 )
 
-// singles maps sample names to names in the archive.
-var singles = map[string]string{
-	Clean:      "debian-bookworm-patched-skeleton",
-	Vulnerable: "app-skeleton",
+// part is how a sample image is put together: layers of one archived image on
+// top of another.
+type part struct{ base, top string }
+
+// singles maps sample names to what they are made of.
+var singles = map[string]part{
+	Clean:      {base: "debian-bookworm-patched-skeleton"},
+	Vulnerable: vulnerable,
 }
 
+var vulnerable = part{base: "bitnami-sbom", top: "app-skeleton"}
+
 // indexes maps sample names to what they hold for linux/amd64 and linux/arm64.
-var indexes = map[string][2]string{
-	MultiArch:  {"distroless-amd64-skeleton", "distroless-arm64-skeleton"},
-	Mixed:      {"app-skeleton", "distroless-arm64-skeleton"},
-	AllRefused: {"app-skeleton", "java-pom"},
+var indexes = map[string][2]part{
+	MultiArch:  {{base: "distroless-amd64-skeleton"}, {base: "distroless-arm64-skeleton"}},
+	Mixed:      {vulnerable, {base: "distroless-arm64-skeleton"}},
+	AllRefused: {vulnerable, {base: "bitnami-sbom"}},
 }
 
 // Set is an opened archive. Close removes what it unpacked.
@@ -80,17 +86,17 @@ func (s *Set) Close() error { return os.RemoveAll(s.dir) }
 // Sample returns the sample images by name: v1.Image or v1.ImageIndex.
 func (s *Set) Sample() (map[string]remote.Taggable, error) {
 	out := make(map[string]remote.Taggable)
-	for sample, archived := range singles {
-		img, err := s.Image(archived)
+	for sample, p := range singles {
+		img, err := s.assemble(p)
 		if err != nil {
 			return nil, err
 		}
 		out[sample] = img
 	}
-	for sample, archived := range indexes {
+	for sample, children := range indexes {
 		idx := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 		for i, arch := range []string{"amd64", "arm64"} {
-			img, err := s.Image(archived[i])
+			img, err := s.assemble(children[i])
 			if err != nil {
 				return nil, err
 			}
@@ -102,6 +108,22 @@ func (s *Set) Sample() (map[string]remote.Taggable, error) {
 		out[sample] = idx
 	}
 	return out, nil
+}
+
+func (s *Set) assemble(p part) (v1.Image, error) {
+	img, err := s.Image(p.base)
+	if err != nil || p.top == "" {
+		return img, err
+	}
+	top, err := s.Image(p.top)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := top.Layers()
+	if err != nil {
+		return nil, err
+	}
+	return mutate.AppendLayers(img, layers...)
 }
 
 // Image returns an image of the archive by its name there.
