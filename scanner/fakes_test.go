@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -54,6 +55,7 @@ func newLab(t *testing.T, cfg scanner.Config) *lab {
 		}
 	})
 	l := &lab{t: t, db: db, layers: &fakeLayers{blobs: map[digest.Digest][]byte{}}, analyzer: &fakeAnalyzer{}, matcher: newFakeMatcher(), analysed: map[digest.Digest]int{}, clock: now}
+	cfg.Log = slog.New(slog.DiscardHandler)
 	cfg.Now = func() time.Time { return l.clock }
 	cfg.OnAnalysis = func(d digest.Digest) {
 		l.mu.Lock()

@@ -36,6 +36,7 @@ func (s *Scheduler) Report(ctx context.Context, image digest.Digest) (pratique.R
 }
 
 // Request opens a scan without waiting for it, whether a report stands or not.
+// One that was asked for or ended within the last seconds will do.
 func (s *Scheduler) Request(ctx context.Context, ref pratique.Ref) error {
 	return s.open(ctx, ref, PriorityWebhook)
 }

@@ -20,7 +20,7 @@ const patience = 20 * time.Second
 // in case that the job was lost.
 const repeat = 5 * time.Second
 
-// request is a push that was made lately.
+// request is a push that was made, or an attempt that ended, lately.
 type request struct {
 	at       time.Time
 	priority Priority
@@ -62,19 +62,24 @@ func (s *Scheduler) ask(ctx context.Context, image digest.Digest, p Priority) bo
 	if a, ok := s.asked[image]; ok && a.priority <= p && now.Sub(a.at) < repeat {
 		return false
 	}
-	if len(s.asked) >= maxAsked { // jobs of other processes leave entries behind
-		for d, a := range s.asked {
-			if now.Sub(a.at) >= repeat {
-				delete(s.asked, d)
-			}
-		}
-	}
-	s.asked[image] = request{now, p}
+	s.note(image, request{now, p})
 	return true
 }
 
 // maxAsked is at how many entries asked is swept.
 const maxAsked = 4096
+
+// note needs s.mu.
+func (s *Scheduler) note(image digest.Digest, r request) {
+	if len(s.asked) >= maxAsked {
+		for d, a := range s.asked {
+			if r.at.Sub(a.at) >= repeat {
+				delete(s.asked, d)
+			}
+		}
+	}
+	s.asked[image] = r
+}
 
 // begun forgets what led to an attempt: whoever asks from now on asks anew.
 func (s *Scheduler) begun(j Job) {
@@ -83,10 +88,12 @@ func (s *Scheduler) begun(j Job) {
 	delete(s.retries, j.Ref.Digest)
 }
 
-// ended lets the image be asked for again; a failed job is due at at.
+// ended notes the end of an attempt; a failed job is due at at. It counts as
+// asked for just now: a pull that looked just before the report stood must not
+// open a second scan, nor many that wait hurry a failing one without pause.
 func (s *Scheduler) ended(j Job, at time.Time) {
 	s.mu.Lock()
-	delete(s.asked, j.Ref.Digest)
+	s.note(j.Ref.Digest, request{s.cfg.Now(), PriorityPull})
 	if !at.IsZero() {
 		s.retries[j.Ref.Digest] = at
 	}

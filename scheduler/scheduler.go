@@ -126,7 +126,7 @@ type Scheduler struct {
 	mu      sync.Mutex
 	waiting map[digest.Digest]map[*waiter]struct{} // pulls, by image
 	retries map[digest.Digest]time.Time            // when a failed job of this process is due again
-	asked   map[digest.Digest]request              // pushed lately and not begun, by image
+	asked   map[digest.Digest]request              // what need not be pushed again just now, by image
 }
 
 // New returns a Scheduler that does nothing before Run.
@@ -137,6 +137,7 @@ func New(queue Queue, scanner Scanner, reports store.Reports, cfg Config) *Sched
 		database: make(chan struct{}, 1),
 		waiting:  make(map[digest.Digest]map[*waiter]struct{}),
 		retries:  make(map[digest.Digest]time.Time),
+		asked:    make(map[digest.Digest]request),
 	}
 	s.metrics = newMetrics(s.cfg.Metrics, queue)
 	return s
