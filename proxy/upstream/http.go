@@ -54,7 +54,7 @@ func (c *Client) do(ctx context.Context, q request) (*http.Response, error) {
 			release()
 			return nil, err
 		}
-		if err := sleep(ctx, (200<<(2*try))*time.Millisecond); err != nil {
+		if err := sleep(ctx, c.cfg.RetryPause<<(2*try)); err != nil {
 			release()
 			return nil, c.transportError(ctx, q.what, err)
 		}
@@ -74,9 +74,12 @@ func (c *Client) once(ctx context.Context, q request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if res.StatusCode == http.StatusUnauthorized {
-		res, err = c.challenged(ctx, q, res, authorization)
-		if err != nil {
+	// At most two challenges are answered: the upstream's, and one of the registry
+	// that it then redirects to.
+	answered := map[bool]bool{}
+	for res.StatusCode == http.StatusUnauthorized && !answered[c.ours(res.Request.URL)] {
+		answered[c.ours(res.Request.URL)] = true
+		if res, err = c.challenged(ctx, q, res, authorization); err != nil {
 			return nil, err
 		}
 	}

@@ -47,6 +47,10 @@ type Config struct {
 	HeaderTimeout time.Duration
 	// StallTimeout ends a body that brings no byte for so long. If zero, 30 s.
 	StallTimeout time.Duration
+	// RetryPause is waited before a request that failed at once (a reset, a
+	// gateway's 502) is asked a second time, four times that before the third
+	// and last. If zero, 200 ms.
+	RetryPause time.Duration
 	// MaxConcurrent bounds open blob transfers, and likewise other requests.
 	// More wait. If zero, 64.
 	MaxConcurrent int
@@ -134,6 +138,7 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.DialTimeout, 10*time.Second)
 	setDefault(&cfg.HeaderTimeout, 20*time.Second)
 	setDefault(&cfg.StallTimeout, 30*time.Second)
+	setDefault(&cfg.RetryPause, 200*time.Millisecond)
 	setDefault(&cfg.MaxConcurrent, 64)
 	setDefault(&cfg.MaxTags, 100_000)
 	setDefault(&cfg.UserAgent, "pratique")
