@@ -14,7 +14,7 @@ import (
 const maxDocumentDepth = 32
 
 // manifestKeys are the keys that give a manifest its meaning.
-var manifestKeys = [...]string{
+var manifestKeys = []string{
 	"schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs", "manifests", "subject", "annotations",
 	"fsLayers", "history", "signatures", "digest", "size", "urls", "data", "platform", "os", "architecture", "variant",
 	"os.version", "os.features", "features",

@@ -61,8 +61,9 @@ func (s Severity) Rank() int {
 		return 3
 	case SeverityCritical:
 		return 4
+	default:
+		return 0
 	}
-	return 0
 }
 
 // Kind of a finding.
@@ -164,8 +165,9 @@ func (o Outcome) String() string {
 	switch o {
 	case OutcomeWarn, OutcomeAllow:
 		return string(o)
+	default:
+		return "deny"
 	}
-	return "deny"
 }
 
 // MarshalText writes deny as "deny", not as the empty string.

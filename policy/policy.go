@@ -31,7 +31,7 @@ type policy struct {
 	rules    []rule
 }
 
-// ErrNoPolicies: Load was given nothing to enforce.
+// ErrNoPolicies means that Load was given nothing to enforce.
 var ErrNoPolicies = errors.New("no policies")
 
 // Load compiles policy files. The error joins every mistake, each with file,
@@ -173,8 +173,9 @@ func strictness(o pratique.Outcome) int {
 		return 0
 	case pratique.OutcomeWarn:
 		return 1
+	default:
+		return 2
 	}
-	return 2
 }
 
 func strictest(a, b pratique.Outcome) pratique.Outcome {

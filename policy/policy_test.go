@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -135,7 +136,7 @@ func TestWhatAnImageWroteStaysOneLine(t *testing.T) {
 	f.Report.OS = pratique.OS{Family: "debian\r\nX-Evil: 1", Name: "\x1b[2J" + strings.Repeat("é", 4000)}
 	f.Report.Problems = []pratique.Problem{{Source: "dpkg", Message: "bad\n\u202efile \xff" + strings.Repeat("x", 4000)}}
 	for _, r := range load(t, string(configs.DefaultPolicy)).Decide(f).Reasons {
-		if len(r.Message) > 2*maxQuoted || strings.ContainsAny(r.Message, "\r\n\x1b\u202e\xff") {
+		if len(r.Message) > 2*maxQuoted || !utf8.ValidString(r.Message) || strings.ContainsAny(r.Message, "\r\n\x1b\u202e") {
 			t.Errorf("%q", r.Message)
 		}
 	}
@@ -144,7 +145,7 @@ func TestWhatAnImageWroteStaysOneLine(t *testing.T) {
 // TestStrictness holds what must be true of any policies and any facts.
 func TestStrictness(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 7))
-	for i := range 3000 {
+	for i := range 500 {
 		first, second := randomPolicy(rnd, "first"), randomPolicy(rnd, "second")
 		f := randomFacts(rnd)
 		alone := load(t, first).Decide(f)
@@ -210,7 +211,7 @@ func randomFindings(rnd *rand.Rand, n int) []pratique.Finding {
 			Kind:     pick(rnd, pratique.KindVulnerability, pratique.KindVulnerability, pratique.KindSecret),
 			Package:  fmt.Sprintf("package-%d", rnd.IntN(100)),
 			Fixed:    pick(rnd, "", "1.2"),
-			Severity: pick(rnd, severities[:]...),
+			Severity: pick(rnd, severities...),
 			CVSS:     float64(rnd.IntN(100)) / 10,
 		})
 	}

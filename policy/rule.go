@@ -34,8 +34,9 @@ func kindOf(s pratique.State) kind {
 		return kindScanFailed
 	case pratique.StateUnsupported:
 		return kindUnsupported
+	default:
+		return kindUnscanned
 	}
-	return kindUnscanned
 }
 
 // guarded kinds are refused even when no rule mentions them (law 2); a rule of
@@ -85,8 +86,9 @@ func (r *rule) holds(f *Facts, state pratique.State, t *tally) bool {
 		return t.count(secrets, r.minRank, false) > 0
 	case kindEndOfLife:
 		return f.Report.EOL
+	default:
+		return kindOf(state) == r.kind
 	}
-	return kindOf(state) == r.kind
 }
 
 // reason is the rule's part in a verdict, its condition being met.

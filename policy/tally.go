@@ -12,7 +12,7 @@ import (
 const ranks = 5
 
 // severities by rank.
-var severities = [ranks]pratique.Severity{
+var severities = []pratique.Severity{
 	pratique.SeverityUnknown, pratique.SeverityLow, pratique.SeverityMedium,
 	pratique.SeverityHigh, pratique.SeverityCritical,
 }
@@ -55,8 +55,9 @@ func classOf(k pratique.Kind) class {
 		return secrets
 	case pratique.KindMisconfiguration, pratique.KindLicense:
 		return others
+	default:
+		return vulnerabilities
 	}
-	return vulnerabilities
 }
 
 func newTally(findings []pratique.Finding) tally {

@@ -233,8 +233,9 @@ func set(v reflect.Value, path, text string) error {
 			}
 		}
 		return fmt.Errorf("unknown key %q%s", key, strictyaml.Suggest(key, names))
+	default:
+		return fmt.Errorf("nothing is below this key, so not %q", path)
 	}
-	return fmt.Errorf("nothing is below this key, so not %q", path)
 }
 
 // setEntry assigns within an entry of a map. Keys such as docker.io hold dots,

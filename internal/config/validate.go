@@ -177,11 +177,9 @@ func isPrivate(host string) bool {
 		return false
 	}
 	ip = ip.Unmap()
+	carrierNAT := netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
 	return !ip.IsGlobalUnicast() || ip.IsPrivate() || carrierNAT.Contains(ip)
 }
-
-// carrierNAT is RFC 6598's shared address space.
-var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
 
 // url accepts scheme://host[:port] and nothing more.
 func (c *checker) url(path, text string) *url.URL {

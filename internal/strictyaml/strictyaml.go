@@ -10,7 +10,6 @@ package strictyaml
 
 import (
 	"bytes"
-	"encoding"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +17,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -79,7 +76,7 @@ type Positions map[string]Pos
 func Decode(file string, data []byte, out any) (Positions, error) {
 	d := &decoder{file: file, positions: Positions{}}
 	if len(data) > MaxSize {
-		return nil, d.fail(nil, "", "%d bytes, at most %d are read", len(data), MaxSize)
+		return nil, d.mistake(nil, "", "%d bytes, at most %d are read", len(data), MaxSize)
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
@@ -91,7 +88,7 @@ func Decode(file string, data []byte, out any) (Positions, error) {
 	}
 	switch err := dec.Decode(&second); {
 	case err == nil:
-		return nil, d.fail(&second, "", "a second document; one file holds one")
+		return nil, d.mistake(&second, "", "a second document; one file holds one")
 	case !errors.Is(err, io.EOF):
 		return nil, d.syntax(err)
 	}
@@ -122,15 +119,18 @@ func (d *decoder) pos(n *yaml.Node) Pos {
 	return Pos{File: d.file, Line: n.Line, Column: n.Column}
 }
 
-func (d *decoder) fail(n *yaml.Node, path, format string, args ...any) error {
-	err := &Error{Pos: d.pos(n), Path: path, Message: fmt.Sprintf(format, args...)}
+func (d *decoder) mistake(n *yaml.Node, path, format string, args ...any) error {
+	return &Error{Pos: d.pos(n), Path: path, Message: fmt.Sprintf(format, args...)}
+}
+
+// fail notes a mistake and lets the reading go on, to find the others.
+func (d *decoder) fail(n *yaml.Node, path, format string, args ...any) {
 	switch {
 	case len(d.errs) < maxErrors:
-		d.errs = append(d.errs, err)
+		d.errs = append(d.errs, d.mistake(n, path, format, args...))
 	case len(d.errs) == maxErrors:
 		d.errs = append(d.errs, &Error{Pos: Pos{File: d.file}, Message: "and more"})
 	}
-	return err
 }
 
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
@@ -216,8 +216,6 @@ func (d *decoder) pairs(n *yaml.Node, path, want string, each func(key, value *y
 	}
 }
 
-var posType = reflect.TypeFor[Pos]()
-
 func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 	fields := Fields(v.Type())
 	names := make([]string, len(fields))
@@ -225,7 +223,7 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 		names[i] = f.Name
 	}
 	for i := range v.NumField() {
-		if v.Field(i).Type() == posType {
+		if v.Field(i).Type() == reflect.TypeFor[Pos]() {
 			v.Field(i).Set(reflect.ValueOf(d.pos(n)))
 		}
 	}
@@ -284,8 +282,9 @@ func (d *decoder) any(n *yaml.Node, path string) any {
 			out = append(out, d.any(c, fmt.Sprintf("%s[%d]", path, i)))
 		}
 		return out
+	default:
+		return anyScalar(n)
 	}
-	return anyScalar(n)
 }
 
 func anyScalar(n *yaml.Node) any {
@@ -297,124 +296,6 @@ func anyScalar(n *yaml.Node) any {
 		}
 	}
 	return n.Value
-}
-
-var (
-	durationType = reflect.TypeFor[time.Duration]()
-	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
-)
-
-func isScalar(v reflect.Value) bool {
-	if v.Type() == durationType || reflect.PointerTo(v.Type()).Implements(textType) {
-		return true
-	}
-	switch v.Kind() {
-	case reflect.String, reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64:
-		return true
-	}
-	return false
-}
-
-func assignNode(v reflect.Value, n *yaml.Node) error {
-	if v.Kind() == reflect.Bool && n.ShortTag() != "!!bool" {
-		return fmt.Errorf("want true or false, not %q", n.Value)
-	}
-	return Assign(v, n.Value)
-}
-
-// Assign reads text into a scalar, or, separated by commas, into a list of
-// scalars.
-func Assign(v reflect.Value, text string) error {
-	switch {
-	case v.Type() == durationType:
-		d, err := ParseDuration(text)
-		if err != nil {
-			return err
-		}
-		v.SetInt(int64(d))
-		return nil
-	case reflect.PointerTo(v.Type()).Implements(textType):
-		return v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
-	}
-	switch v.Kind() {
-	case reflect.Pointer:
-		p := reflect.New(v.Type().Elem())
-		if err := Assign(p.Elem(), text); err != nil {
-			return err
-		}
-		v.Set(p)
-	case reflect.String:
-		v.SetString(text)
-	case reflect.Bool:
-		switch strings.ToLower(text) {
-		case "true":
-			v.SetBool(true)
-		case "false":
-			v.SetBool(false)
-		default:
-			return fmt.Errorf("want true or false, not %q", text)
-		}
-	case reflect.Int, reflect.Int64:
-		i, err := strconv.ParseInt(text, 10, v.Type().Bits())
-		if err != nil {
-			return fmt.Errorf("want a whole number, not %q", text)
-		}
-		v.SetInt(i)
-	case reflect.Float64:
-		f, err := strconv.ParseFloat(text, 64)
-		if err != nil || f != f {
-			return fmt.Errorf("want a number, not %q", text)
-		}
-		v.SetFloat(f)
-	case reflect.Interface:
-		v.Set(reflect.ValueOf(untyped(text)))
-	case reflect.Slice:
-		out := reflect.MakeSlice(v.Type(), 0, 4)
-		for part := range strings.SplitSeq(text, ",") {
-			if part = strings.TrimSpace(part); part == "" {
-				continue
-			}
-			item := reflect.New(v.Type().Elem()).Elem()
-			if err := Assign(item, part); err != nil {
-				return err
-			}
-			out = reflect.Append(out, item)
-		}
-		v.Set(out)
-	default:
-		return errors.New("not a single value; name one of its keys")
-	}
-	return nil
-}
-
-// untyped is what text means where any type may stand: a switch, a whole number
-// in its canonical form, or itself.
-func untyped(text string) any {
-	switch text {
-	case "true":
-		return true
-	case "false":
-		return false
-	}
-	if i, err := strconv.Atoi(text); err == nil && strconv.Itoa(i) == text {
-		return i
-	}
-	return text
-}
-
-// ParseDuration reads Go's durations ("25s", "1h30m") and whole days ("7d").
-func ParseDuration(text string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		n, err := strconv.ParseInt(days, 10, 32)
-		if err == nil && n >= -36500 && n <= 36500 {
-			return time.Duration(n) * 24 * time.Hour, nil
-		}
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		return 0, fmt.Errorf("want a duration such as 25s, 10m, 1h30m or 7d, not %q", text)
-	}
-	return d, nil
 }
 
 // Field is one key that a struct accepts.
@@ -444,7 +325,7 @@ func Join(path, key string) string {
 
 func describe(t reflect.Type) string {
 	switch {
-	case t == durationType:
+	case isDuration(t):
 		return "a duration such as 25s"
 	case t.Kind() == reflect.Bool:
 		return "true or false"
@@ -460,6 +341,7 @@ func kindName(n *yaml.Node) string {
 		return "mapping"
 	case yaml.SequenceNode:
 		return "list"
+	default:
+		return "single value"
 	}
-	return "single value"
 }
