@@ -63,11 +63,11 @@ func (s *Scanner) rematch(ctx context.Context, image digest.Digest) (pratique.Re
 		return pratique.Report{}, err
 	}
 	defer unlock()
-	r, err := s.state.Report(ctx, image)
+	engine, err := s.matcher.Engine() // before a report is read: without a database, a fleet is asked for nothing
 	if err != nil {
 		return pratique.Report{}, err
 	}
-	engine, err := s.matcher.Engine()
+	r, err := s.state.Report(ctx, image)
 	if err != nil {
 		return pratique.Report{}, err
 	}

@@ -130,10 +130,13 @@ func (s *Scanner) scan(ctx context.Context, ref pratique.Ref) (pratique.Report, 
 	if err != nil {
 		return pratique.Report{}, err
 	}
-	if inv.State() != pratique.StateScanned && inv.State() != pratique.StateIncomplete {
+	switch inv.State() {
+	case pratique.StateScanned, pratique.StateIncomplete:
+		return s.match(ctx, img, key, inv)
+	case pratique.StateFailed:
 		return s.settle(ctx, img, key, pratique.StateFailed, inv.Problems)
 	}
-	return s.match(ctx, img, key, inv)
+	return pratique.Report{}, errors.New("the layers merged to nothing known")
 }
 
 // describe says what an unsupported manifest is.

@@ -102,12 +102,16 @@ func (s *Scheduler) wait(ctx context.Context, ref pratique.Ref, w *waiter) (prat
 }
 
 // stale reports whether a report failed for a reason that may have passed: one
-// of ours, RetryFailed ago.
+// of ours, long enough ago.
 func (s *Scheduler) stale(r pratique.Report) bool {
-	if r.State != pratique.StateFailed || s.cfg.Now().Sub(r.ScannedAt) < s.cfg.RetryFailed {
+	if r.State != pratique.StateFailed || !slices.ContainsFunc(r.Problems, func(p pratique.Problem) bool { return p.Source == SourceScan }) {
 		return false
 	}
-	return slices.ContainsFunc(r.Problems, func(p pratique.Problem) bool { return p.Source == SourceScan })
+	wait := s.cfg.RetryFailed
+	if !r.FirstSeen.IsZero() { // a scanner's own report, see Config.RetryFailed
+		wait = min(max(wait, r.ScannedAt.Sub(r.FirstSeen)), s.cfg.MaxRetryFailed)
+	}
+	return s.cfg.Now().Sub(r.ScannedAt) >= wait
 }
 
 // again opens a scan behind a stale report. The report stands, so a failure

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -44,20 +45,21 @@ func (s *Scheduler) rematchLoop(ctx context.Context) {
 	}
 }
 
-// rematchAll renews every report. It goes on after a failure and returns the
-// first one: one broken image must not keep the others old.
+// rematchAll renews every report. It goes on after a failure and returns one of
+// them: one broken image must not keep the others old.
 func (s *Scheduler) rematchAll(ctx context.Context) error {
 	s.metrics.rematching.Set(1)
 	defer s.metrics.rematching.Set(0)
 	var g errgroup.Group
 	g.SetLimit(s.cfg.Rematches)
+	var noDatabase atomic.Bool
 	var failed error
 	for image, err := range s.reports.ReportedImages(ctx) {
 		if err != nil {
 			failed = err
 			break
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || noDatabase.Load() {
 			break
 		}
 		g.Go(func() error {
@@ -65,6 +67,8 @@ func (s *Scheduler) rematchAll(ctx context.Context) error {
 			switch {
 			case err == nil:
 				s.metrics.rematches.WithLabelValues("done").Inc()
+			case errors.Is(err, pratique.ErrNoDatabase):
+				noDatabase.Store(true)
 			case ctx.Err() == nil:
 				s.metrics.rematches.WithLabelValues("failed").Inc()
 			}

@@ -56,8 +56,10 @@ type Config struct {
 	// MaxBackoff, and a tenth of it is random. If zero, 1 second and 5 minutes.
 	Backoff, MaxBackoff time.Duration
 	// RetryFailed is how old a report that failed because of us must be before a
-	// pull opens a new scan behind it. If zero, 1 minute.
-	RetryFailed time.Duration
+	// pull opens a new scan behind it. An image that keeps failing, such as one
+	// that kills its worker every time, waits as long again as it has been known,
+	// up to MaxRetryFailed. If zero, 1 minute and 1 hour.
+	RetryFailed, MaxRetryFailed time.Duration
 	// Poll is how often the queue is looked at when nothing wakes the workers:
 	// for leases that ran out and jobs opened by other processes. If zero, 15
 	// seconds.
@@ -66,8 +68,8 @@ type Config struct {
 	// process. If zero, 1 second.
 	ReportPoll time.Duration
 	// Catalog tells through which repository an image is to be had, so that Report
-	// can have a scan that failed because of us tried again. If nil, only Await
-	// and Request can.
+	// can have a scan that failed because of us tried again. If nil, the reports'
+	// store, when it is one; else only Await and Request can.
 	Catalog Catalog
 	// Rematches is how many reports are renewed at once after the database moved.
 	// If zero, GOMAXPROCS.
@@ -87,7 +89,7 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	if c.Workers <= 0 {
-		c.Workers = max(8, 4*runtime.GOMAXPROCS(0))
+		c.Workers = 16
 	}
 	if c.MaxAttempts <= 0 {
 		c.MaxAttempts = 6
@@ -100,6 +102,7 @@ func (c Config) withDefaults() Config {
 	or(&c.Backoff, time.Second)
 	or(&c.MaxBackoff, 5*time.Minute)
 	or(&c.RetryFailed, time.Minute)
+	or(&c.MaxRetryFailed, time.Hour)
 	or(&c.Poll, 15*time.Second)
 	or(&c.ReportPoll, time.Second)
 	if c.Now == nil {
@@ -131,6 +134,9 @@ type Scheduler struct {
 
 // New returns a Scheduler that does nothing before Run.
 func New(queue Queue, scanner Scanner, reports store.Reports, cfg Config) *Scheduler {
+	if cfg.Catalog == nil {
+		cfg.Catalog, _ = reports.(Catalog)
+	}
 	s := &Scheduler{
 		queue: queue, scanner: scanner, reports: reports, cfg: cfg.withDefaults(),
 		wakeUp:   make(chan struct{}, 1),

@@ -314,6 +314,26 @@ func TestGivenUp(t *testing.T) {
 			t.Errorf("%d scans", n)
 		}
 	})
+	bubble("an image that kills its worker every time", t, cfg, func(l *lab) {
+		l.scanner.scan = func(ctx context.Context, ref pratique.Ref, _ int) error {
+			_, err := l.reports.PutReport(ctx, pratique.Report{
+				Image: ref.Digest, State: pratique.StateFailed, ScannedAt: time.Now(), FirstSeen: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
+				Problems: []pratique.Problem{{Source: "worker", Fatal: true}, {Source: scheduler.SourceScan, Fatal: true}},
+				Engine:   pratique.Engine{DatabaseAt: time.Now().Add(time.Hour)}, // stands against the fake scanner's own
+			})
+			return err
+		}
+	}, func(t *testing.T, l *lab) {
+		for range 2 * 24 * 60 { // pulled every minute for two days
+			if r, err := l.await(a, hold); err != nil || r.State != pratique.StateFailed {
+				t.Fatalf("%s, %v", r.State, err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if n := l.scanner.count(a.Digest); n < 45 || n > 60 { // 1, 2, 4, … minutes, then hourly
+			t.Errorf("%d scans", n)
+		}
+	})
 	bubble("the failed report cannot be stored", t, scheduler.Config{MaxAttempts: 1}, func(l *lab) {
 		always(errDisk)(l)
 		l.reports.onPut = func() error { return errDisk }

@@ -61,7 +61,7 @@ func (s *Scheduler) work(ctx context.Context, j Job) {
 }
 
 // noDatabaseFactor times Backoff is between two looks for a database.
-const noDatabaseFactor = 5
+const noDatabaseFactor = 2
 
 func (s *Scheduler) retry(ctx context.Context, j Job, cause error, at time.Time) {
 	s.cfg.Log.WarnContext(ctx, "scan failed, will be tried again", "image", j.Ref, "attempt", j.Attempts+1, "at", at, "error", cause)

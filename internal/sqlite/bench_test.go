@@ -33,6 +33,7 @@ func BenchmarkHolders(b *testing.B) {
 		}
 	}
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(p *testing.PB) {
 		for i := 0; p.Next(); i++ {
 			hs, err := db.Holders(ctx, pratique.Ref{Registry: "docker.io", Repo: fmt.Sprint("repo", i%50)}, base.Digest)
@@ -75,6 +76,20 @@ func BenchmarkPutReport(b *testing.B) {
 	db, ctx := benchDB(b), b.Context()
 	for b.Loop() {
 		if _, err := db.PutReport(ctx, pratique.Report{Image: digest.FromString("x"), State: pratique.StateScanned, ScannedAt: now}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkLink links manifests that are new to the file.
+func BenchmarkLink(b *testing.B) {
+	db, ctx := benchDB(b), b.Context()
+	for i := 0; b.Loop(); i++ {
+		img := pratique.Image{Digest: digest.FromString(fmt.Sprint("image", i)), Kind: pratique.KindImage}
+		for l := range 8 {
+			img.Layers = append(img.Layers, pratique.Descriptor{Digest: digest.FromString(fmt.Sprint("layer", i*l))})
+		}
+		if err := db.Link(ctx, pratique.Ref{Registry: "docker.io", Repo: fmt.Sprint("repo", i%50)}, img, now); err != nil {
 			b.Fatal(err)
 		}
 	}
