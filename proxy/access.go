@@ -53,12 +53,14 @@ func (a *access) fail(ctx context.Context, e *Error) {
 		a.outcome = outcomeCanceled
 	case errors.Is(e, pratique.ErrPending):
 		a.outcome = outcomePending
+	case e.Code == codeInternal:
+		a.outcome = outcomeFailed
+	case e.Status() >= 502 && e.Status() <= 504:
+		a.outcome = outcomeUpstream
 	case e.Code == CodeTooManyRequests:
 		a.outcome = outcomeLimited
 	case e.Code == CodeDenied:
 		a.outcome = outcomeRefused
-	case e.HTTPStatus >= 502 && e.HTTPStatus <= 504:
-		a.outcome = outcomeUpstream
 	case e.Status() == 404:
 		a.outcome = outcomeUnknown
 	case e.Status() < 500:

@@ -159,10 +159,13 @@ func (q *inquiry) spend(ds []pratique.Descriptor) bool {
 	q.ledger.mu.Lock()
 	defer q.ledger.mu.Unlock()
 	for _, d := range ds {
-		q.ledger.seen[d.Digest] = struct{}{}
-		if len(q.ledger.seen) > q.gate.cfg.MaxChildren {
+		if _, ok := q.ledger.seen[d.Digest]; ok {
+			continue
+		}
+		if len(q.ledger.seen) >= q.gate.cfg.MaxChildren {
 			return false
 		}
+		q.ledger.seen[d.Digest] = struct{}{}
 	}
 	return true
 }
@@ -260,6 +263,13 @@ func (g *Gate) answer(ctx context.Context, d pratique.Decision, err error) error
 		return ctx.Err()
 	case errors.Is(err, pratique.ErrPending):
 		return undecided(d, g.cfg.RetryAfter)
+	case errors.As(err, &e) && e.Status() == 404:
+		// A part is missing, the manifest asked for is not: a 404 would be false
+		// and send clients elsewhere.
+		return &Error{
+			Code: CodeTooManyRequests, HTTPStatus: 502, RetryAfter: g.cfg.RetryAfter, Bare: true, Err: err,
+			Message: "no verdict can be had on " + clean(d.Ref.String(), 400) + ": a part of it is missing at the upstream: " + clean(e.Message, 200),
+		}
 	case errors.As(err, &e):
 		return e
 	}

@@ -39,6 +39,15 @@ func (g *Gate) image(ctx context.Context, ref pratique.Ref, img pratique.Image, 
 	report, err := g.standing(ctx, img)
 	switch {
 	case err == nil:
+		if report.State == pratique.StateFailed && q.wait {
+			// Await does not wait where a report stands, but opens a new scan when
+			// this one failed for a reason that has passed.
+			if again, err := g.scans.Await(ctx, ref); err == nil {
+				if report, err = vet(img, again); err != nil {
+					return d, err
+				}
+			}
+		}
 		d.Report = report
 		return g.judge(ctx, d, q)
 	case !errors.Is(err, pratique.ErrNotFound):

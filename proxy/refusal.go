@@ -186,11 +186,14 @@ func denying(rs []pratique.Reason) []pratique.Reason {
 	return out
 }
 
+// ruleName is POLICY/RULE, short enough that a finding and the verdict's id
+// have room in the vital part.
 func ruleName(r pratique.Reason) string {
+	const most = 48
 	if r.Policy == "" {
-		return clean(r.Rule, 63)
+		return clean(r.Rule, most)
 	}
-	return clean(r.Policy, 63) + "/" + clean(r.Rule, 63)
+	return clean(r.Policy, most) + "/" + clean(r.Rule, most)
 }
 
 // sentence ends text with a full stop.

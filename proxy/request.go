@@ -95,10 +95,18 @@ func split(path string) (k kind, name, reference string, ok bool) {
 		return kindNone, "", "", false
 	}
 	path, reference = path[:i], path[i+1:]
-	for word, k := range map[string]kind{"/manifests": kindManifest, "/blobs": kindBlob, "/referrers": kindReferrers} {
-		if name, ok := strings.CutSuffix(path, word); ok && reference != "" {
-			return k, name, reference, true
-		}
+	i = strings.LastIndexByte(path, '/')
+	if i < 0 || reference == "" {
+		return kindNone, "", "", false
+	}
+	name = path[:i]
+	switch path[i+1:] {
+	case "manifests":
+		return kindManifest, name, reference, true
+	case "blobs":
+		return kindBlob, name, reference, true
+	case "referrers":
+		return kindReferrers, name, reference, true
 	}
 	return kindNone, "", "", false
 }

@@ -1,0 +1,158 @@
+package proxy
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+)
+
+func vulnerability(id, name, installed, fixed string) pratique.Finding {
+	return pratique.Finding{ID: id, Kind: pratique.KindVulnerability, Package: name, Installed: installed, Fixed: fixed, Severity: pratique.SeverityCritical}
+}
+
+func decision(reasons ...pratique.Reason) pratique.Decision {
+	return pratique.Decision{
+		Ref:     pratique.Ref{Registry: "docker.io", Repo: "library/app", Tag: "1.4", Digest: hexDigest},
+		Image:   pratique.Image{Digest: hexDigest},
+		Verdict: pratique.Verdict{ID: "3fa9c1d2e4b0", Reasons: reasons},
+	}
+}
+
+// The canonical refusal, as a client gets it.
+func TestRefusalGolden(t *testing.T) {
+	d := decision(
+		pratique.Reason{Policy: "default", Rule: "fixable-critical", Message: "5 fixable vulnerabilities of severity CRITICAL", Findings: []pratique.Finding{
+			vulnerability("CVE-2024-3094", "liblzma5", "5.6.0-0.2", "5.6.1+really5.4.5-1"),
+			vulnerability("CVE-2022-0778", "libssl3", "3.0.1-1", "3.0.2-0ubuntu1.2"),
+			vulnerability("GHSA-jfh8-c2jp-5v3q", "org.apache.logging.log4j:log4j-core", "2.14.1", "2.15.0"),
+			vulnerability("CVE-2021-44906", "minimist", "1.2.5", "1.2.6"),
+			vulnerability("CVE-2023-45853", "zlib1g", "1:1.2.13.dfsg-1", ""),
+		}},
+		pratique.Reason{Policy: "default", Rule: "secrets", Action: pratique.OutcomeWarn, Message: "1 secret"},
+		pratique.Reason{Policy: "strict", Rule: "end-of-life", Message: "debian 10 is past its end of life"},
+	)
+	body, err := encode(errorBody(refused(d, "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"errors":[{"code":"DENIED","message":"refused by rule default/fixable-critical: ` +
+		`CVE-2024-3094 liblzma5 5.6.0-0.2 -> 5.6.1+really5.4.5-1, CVE-2022-0778 libssl3 3.0.1-1 -> 3.0.2-0ubuntu1.2, ` +
+		`GHSA-jfh8-c2jp-5v3q org.apache.logging.log4j:log4j-core 2.14.1 -> 2.15.0 and 2 more; verdict 3fa9c1d2e4b0. ` +
+		`5 fixable vulnerabilities of severity CRITICAL. Also rule strict/end-of-life: debian 10 is past its end of life. ` +
+		`Details: pratique check docker.io/library/app:1.4@` + hexDigest + ` . ` + defaultHelp + `","detail":`
+	if !strings.HasPrefix(string(body), want) {
+		t.Errorf("body (-want +got):\n%s", cmp.Diff(want, string(body)))
+	}
+	var doc struct {
+		Errors []struct {
+			Detail struct {
+				Ref     string
+				Digest  string
+				Verdict struct {
+					ID, Outcome string
+					Reasons     []map[string]any
+				}
+				Findings []pratique.Finding
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &doc); err != nil {
+		t.Fatal(err)
+	}
+	got := doc.Errors[0].Detail
+	if got.Verdict.Outcome != "deny" || got.Verdict.ID != "3fa9c1d2e4b0" || len(got.Verdict.Reasons) != 2 || len(got.Findings) != 5 || got.Digest != hexDigest {
+		t.Errorf("detail = %+v", got)
+	}
+}
+
+// What people need is in the first 300 bytes, whatever names an image chose,
+// and the whole fits beside a client's own words into 1,024.
+func TestRefusalTextBounds(t *testing.T) {
+	long := strings.Repeat("x", 500)
+	many := make([]pratique.Finding, 1000)
+	for i := range many {
+		many[i] = vulnerability(fmt.Sprintf("CVE-2024-%05d", i), long, long, long)
+	}
+	secret := pratique.Finding{ID: "aws-key", Kind: pratique.KindSecret, Path: "/root/.aws/credentials"}
+	var rules []pratique.Reason
+	for i := range 60 {
+		rules = append(rules, pratique.Reason{Policy: long, Rule: fmt.Sprint("r", i), Message: long, Findings: many})
+	}
+	tests := []struct {
+		name string
+		d    pratique.Decision
+		help string
+		want []string // in the first 300 bytes
+	}{
+		{"long names", decision(pratique.Reason{Policy: "p", Rule: "r", Findings: many}), "", []string{"p/r", "CVE-2024-00000", "more; verdict 3fa9c1d2e4b0"}},
+		{"many long rules", decision(rules...), "", []string{"CVE-2024-00000", "verdict 3fa9c1d2e4b0"}},
+		{"a long message", decision(pratique.Reason{Policy: "p", Rule: "r", Message: long}), "", []string{"p/r", "verdict 3fa9c1d2e4b0"}},
+		{"a long help", decision(pratique.Reason{Policy: "p", Rule: "r", Message: "m"}), long + long, []string{"p/r: m; verdict 3fa9c1d2e4b0"}},
+		{"one finding", decision(pratique.Reason{Policy: "p", Rule: "r", Findings: many[:1]}), "", []string{"CVE-2024-00000"}},
+		{"a secret", decision(pratique.Reason{Policy: "p", Rule: "r", Findings: []pratique.Finding{secret}}), "", []string{"aws-key in /root/.aws/credentials; verdict"}},
+		{"no fix", decision(pratique.Reason{Policy: "p", Rule: "r", Findings: []pratique.Finding{vulnerability("CVE-1", "a", "1", "")}}), "", []string{"CVE-1 a 1 (no fix); verdict"}},
+		{"no reason", decision(), "", []string{"verdict 3fa9c1d2e4b0"}},
+		{"control characters", decision(pratique.Reason{Policy: "p", Rule: "r", Findings: []pratique.Finding{vulnerability("CVE-1", "a\x1b[2J\r\nb\u202e", "1", "2")}}), "", []string{"a [2J  b "}},
+		{"bytes that are no text", decision(pratique.Reason{Policy: "p", Rule: "r", Message: "a\xff" + strings.Repeat("é", 400)}), "", []string{"verdict 3fa9c1d2e4b0"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			text := refusalText(tt.d, tt.help)
+			if len(text) > messageLength || !utf8.ValidString(text) || strings.ContainsAny(text, "\r\n\x1b") {
+				t.Errorf("%d bytes: %q", len(text), text)
+			}
+			vital := text[:min(len(text), vitalLength+4)]
+			for _, want := range tt.want {
+				if !strings.Contains(vital, want) {
+					t.Errorf("%q is not in %q", want, vital)
+				}
+			}
+			body, err := encode(errorBody(refused(tt.d, tt.help)))
+			if err != nil || len(body) > 256<<10 {
+				t.Errorf("the document has %d bytes, %v", len(body), err)
+			}
+		})
+	}
+}
+
+func TestUndecided(t *testing.T) {
+	e := undecided(decision(), 5*time.Second)
+	if code(e) != pendingCode || !e.Bare || e.RetryAfter != 5*time.Second || !strings.HasPrefix(e.Message, "scan pending: docker.io/library/app:1.4@"+hexDigest) {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestWarningTexts(t *testing.T) {
+	v := pratique.Verdict{Outcome: pratique.OutcomeWarn, Reasons: []pratique.Reason{
+		{Policy: "p", Rule: "secrets", Action: pratique.OutcomeWarn, Message: "1 secret", Findings: []pratique.Finding{{ID: "key", Kind: pratique.KindSecret, Path: "/a"}}},
+		{Policy: "p", Rule: "other", Action: pratique.OutcomeAllow, Message: "m"},
+	}}
+	if diff := cmp.Diff([]string{"rule p/secrets: 1 secret: key in /a"}, warningTexts(v)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	v.Outcome = pratique.OutcomeAllow
+	if got := warningTexts(v); got != nil {
+		t.Errorf("an allowed image warns: %q", got)
+	}
+}
+
+// A detail is bounded however large findings are: the digest of the document
+// is remembered, and clients print it.
+func TestDetailIsBounded(t *testing.T) {
+	fs := make([]pratique.Finding, 5000)
+	d := detail(decision(pratique.Reason{Rule: "r", Findings: fs}, pratique.Reason{Rule: "s", Findings: fs}))
+	if len(d.Findings) != detailFindings || len(d.Verdict.Reasons) != 2 || d.Verdict.Reasons[0].Findings != nil {
+		t.Errorf("%d findings, reasons %v", len(d.Findings), d.Verdict.Reasons)
+	}
+	if d.Digest != digest.Digest(hexDigest) {
+		t.Errorf("digest = %s", d.Digest)
+	}
+}
