@@ -77,16 +77,18 @@ type Database struct {
 	keep    shelf
 	metrics *metrics
 
-	adopting sync.Mutex // serialises Open, Check and Import
-	// Guarded by adopting.
-	opened    bool
-	refused   map[digest.Digest]error // offers refused since the last adoption, by identity
-	notBefore map[string]time.Time    // sources that said Retry-After
+	checking  sync.Mutex           // serialises Check
+	notBefore map[string]time.Time // sources that said Retry-After; guarded by checking
 
-	mu        sync.Mutex // guards what Status reads
+	adopting sync.Mutex // serialises what changes the shelf; never held while a source is awaited
+	opened   bool       // guarded by adopting
+
+	mu        sync.Mutex // guards the rest; held for moments
 	current   *record
 	previous  digest.Digest
+	refused   map[digest.Digest]error // offers refused since the last adoption, by identity
 	lastCheck time.Time
+	nextCheck time.Time
 	lastError error
 }
 
@@ -136,10 +138,6 @@ func build(cfg Config, k kind, adopter Adopter) *Database {
 func (d *Database) Open(ctx context.Context) error {
 	d.adopting.Lock()
 	defer d.adopting.Unlock()
-	return d.open(ctx)
-}
-
-func (d *Database) open(ctx context.Context) error {
 	if d.opened {
 		return nil
 	}
@@ -179,11 +177,10 @@ func (d *Database) open(ctx context.Context) error {
 
 // Import adopts a database from a .tar.gz stream (see OpenPath). force lifts
 // the comparison with the standing database: older and much smaller ones are
-// accepted, broken ones never. It returns the status after the adoption.
+// accepted, broken ones never. It returns the status after the adoption. It does
+// not wait for a source that Check is asking.
 func (d *Database) Import(ctx context.Context, r io.Reader, force bool) (Status, error) {
-	d.adopting.Lock()
-	defer d.adopting.Unlock()
-	if err := d.open(ctx); err != nil && !errors.Is(err, pratique.ErrNotFound) {
+	if err := d.Open(ctx); err != nil && !errors.Is(err, pratique.ErrNotFound) {
 		d.cfg.Log.WarnContext(ctx, "importing without a usable standing database", "error", err)
 	}
 	err := d.take(ctx, r, offer{source: "import"}, force)
@@ -201,13 +198,23 @@ func (d *Database) Dir() (string, bool) {
 	return d.current.dir, true
 }
 
-// take stages what r holds, judges it and adopts it; d.adopting is held.
+// take stages what r holds, judges it and adopts it.
 func (d *Database) take(ctx context.Context, r io.Reader, o offer, force bool) error {
 	st, err := d.keep.stage(d.kind, r, o, d.cfg.MaxBytes)
 	if err != nil {
 		return d.refuse(o, err)
 	}
 	defer st.discard()
+	if standing := d.standing(); standing == nil || standing.Digest != st.Digest {
+		if err := st.verify(d.kind); err != nil {
+			return d.refuse(o, err)
+		}
+	}
+	d.adopting.Lock()
+	defer d.adopting.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	standing := d.standing()
 	if standing != nil && standing.Digest == st.Digest {
 		// The same content under another name: remember the name, change nothing.
@@ -216,8 +223,10 @@ func (d *Database) take(ctx context.Context, r io.Reader, o offer, force bool) e
 		}
 		return d.rename(st.Identity, st.Source)
 	}
-	if err := st.verify(d.kind); err != nil {
-		return d.refuse(o, err)
+	if st.Counts.Bytes == 0 { // it was the standing content before another came
+		if err := st.verify(d.kind); err != nil {
+			return d.refuse(o, err)
+		}
 	}
 	if !force {
 		if err := compare(standing, st.record, d.cfg.Now()); err != nil {
@@ -229,7 +238,7 @@ func (d *Database) take(ctx context.Context, r io.Reader, o offer, force bool) e
 
 // adopt makes a staged and verified database the current one. The pointer is
 // written before the switch, so that a crash in between restarts with the new
-// one: reports never go back to an older database.
+// one: reports never go back to an older database. d.adopting is held.
 func (d *Database) adopt(ctx context.Context, st *staged) error {
 	standing := d.standing()
 	st.DownloadedAt = d.cfg.Now().UTC()
@@ -252,12 +261,11 @@ func (d *Database) adopt(ctx context.Context, st *staged) error {
 	}
 	prev := d.engine()
 	d.set(&rec, before.Current)
-	clear(d.refused)
 	d.metrics.adoptions.Inc()
 	d.warnShrunk(ctx, standing, rec)
 	d.cfg.Log.InfoContext(ctx, "database adopted", "digest", rec.Digest, "updated", rec.UpdatedAt,
 		"source", rec.Source, "vulnerabilities", rec.Counts.Vulnerabilities, "advisories", rec.Counts.Advisories)
-	if err := d.keep.clean(pointer{Current: rec.Digest, Previous: before.Current}); err != nil {
+	if err := d.keep.clean(pointer{Current: rec.Digest, Previous: before.Current}, false); err != nil {
 		d.cfg.Log.WarnContext(ctx, "removing former databases", "error", err)
 	}
 	if d.cfg.OnAdopt != nil {
@@ -288,7 +296,9 @@ func (d *Database) refuse(o offer, err error) error {
 	}
 	d.metrics.refusals.WithLabelValues(r.Reason).Inc()
 	if o.identity != "" && r.Reason != ReasonDigest {
+		d.mu.Lock()
 		d.refused[o.identity] = err
+		d.mu.Unlock()
 	}
 	return err
 }

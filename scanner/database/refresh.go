@@ -29,7 +29,11 @@ func (d *Database) Run(ctx context.Context) error {
 		default:
 			failures = 0
 		}
-		t := time.NewTimer(pause(d.cfg.Refresh, failures, d.standing() != nil))
+		p := pause(d.cfg.Refresh, failures, d.standing() != nil)
+		d.mu.Lock()
+		d.nextCheck = d.cfg.Now().Add(p).UTC()
+		d.mu.Unlock()
+		t := time.NewTimer(p)
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -42,9 +46,9 @@ func (d *Database) Run(ctx context.Context) error {
 // Check looks at Path or Sources once and adopts what is new and sound there.
 // nil means that the standing database is the one on offer.
 func (d *Database) Check(ctx context.Context) error {
-	d.adopting.Lock()
-	defer d.adopting.Unlock()
-	if err := d.open(ctx); err != nil && !errors.Is(err, pratique.ErrNotFound) {
+	d.checking.Lock()
+	defer d.checking.Unlock()
+	if err := d.Open(ctx); err != nil && !errors.Is(err, pratique.ErrNotFound) {
 		d.cfg.Log.ErrorContext(ctx, "starting without the kept database", "error", err)
 	}
 	var err error
@@ -69,7 +73,9 @@ func (d *Database) Check(ctx context.Context) error {
 // seen reports whether an offer needs no fetch: it is the standing database
 // (nil), or it was refused since the last adoption (the refusal).
 func (d *Database) seen(o offer) (error, bool) { //nolint:revive,staticcheck // the error is the answer, not a failure of seen
-	if s := d.standing(); s != nil && s.Identity == o.identity {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.current != nil && d.current.Identity == o.identity {
 		return nil, true
 	}
 	if err, ok := d.refused[o.identity]; ok {

@@ -2,6 +2,7 @@ package database_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"pratique"
 	"pratique/scanner/database"
@@ -486,5 +489,55 @@ func TestLayoutDamage(t *testing.T) {
 				t.Errorf("status %+v", s.Status())
 			}
 		})
+	}
+}
+
+// TestImportBesideStall: a source that never ends its answer does not keep an
+// operator from importing by hand.
+func TestImportBesideStall(t *testing.T) {
+	src := newSource(t)
+	s := newSetup(t, database.Config{Sources: []string{src.ref}})
+	src.push(t, artifact(t, archive(t, "old"), layerType))
+	stalled := make(chan struct{})
+	src.failing(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, digest.FromBytes(archive(t, "old")).String()) {
+			return false
+		}
+		w.Header().Set("Content-Length", "200000")
+		_, _ = w.Write(archive(t, "old")[:1000])
+		_ = http.NewResponseController(w).Flush()
+		close(stalled)
+		<-r.Context().Done()
+		return true
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	checked := make(chan error, 1)
+	go func() { checked <- s.Check(ctx) }()
+	<-stalled
+	s.mustImport(t, archive(t, "new"))
+	s.answer(t.Context(), t)
+	cancel()
+	if err := <-checked; !errors.Is(err, context.Canceled) {
+		t.Errorf("Check ended with %v", err)
+	}
+	if es := kept(t, s.dir); len(es) != 2 {
+		t.Errorf("left behind: %v", es)
+	}
+}
+
+// TestMetricsOfBothKinds: both databases register beside each other.
+func TestMetricsOfBothKinds(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	s := newSetup(t, database.Config{Metrics: reg})
+	database.NewJava(database.Config{Dir: t.TempDir(), Metrics: reg})
+	s.mustImport(t, archive(t, "new"))
+	want := fmt.Sprintf(`
+# HELP pratique_database_age_seconds Age of the adopted database's content; 0 while there is none.
+# TYPE pratique_database_age_seconds gauge
+pratique_database_age_seconds{kind="java"} 0
+pratique_database_age_seconds{kind="vulnerability"} %g
+`, now.Sub(newAt).Seconds())
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "pratique_database_age_seconds"); err != nil {
+		t.Error(err)
 	}
 }

@@ -94,11 +94,12 @@ func (s shelf) prepare() (pointer, error) {
 			}
 		}
 	}
-	return p, s.clean(p)
+	return p, s.clean(p, true)
 }
 
-// clean removes what p does not name and only what this package made.
-func (s shelf) clean(p pointer) error {
+// clean removes what p does not name and only what this package made; what is
+// being staged only at the start, when it is nobody's.
+func (s shelf) clean(p pointer, stagings bool) error {
 	es, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
@@ -107,7 +108,7 @@ func (s shelf) clean(p pointer) error {
 	for _, e := range es {
 		name := e.Name()
 		isDatabase := digest.NewDigestFromEncoded(digest.SHA256, name).Validate() == nil
-		if !isDatabase && !strings.HasPrefix(name, stagingPrefix) {
+		if !isDatabase && !(stagings && strings.HasPrefix(name, stagingPrefix)) {
 			continue
 		}
 		if isDatabase && (name == encoded(p.Current) || name == encoded(p.Previous)) {

@@ -19,6 +19,7 @@ type Status struct {
 	Counts       Counts        `json:"counts,omitzero"`
 	Age          time.Duration `json:"age,omitempty"`       // since UpdatedAt, nanoseconds
 	LastCheck    time.Time     `json:"lastCheck,omitzero"`  // of path or sources
+	NextCheck    time.Time     `json:"nextCheck,omitzero"`  // while Run runs
 	LastError    string        `json:"lastError,omitempty"` // of the last check or import; empty after a success
 }
 
@@ -26,7 +27,7 @@ type Status struct {
 func (d *Database) Status() Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Status{Kind: d.kind.name, Previous: d.previous, LastCheck: d.lastCheck}
+	s := Status{Kind: d.kind.name, Previous: d.previous, LastCheck: d.lastCheck, NextCheck: d.nextCheck}
 	if d.lastError != nil {
 		s.LastError = d.lastError.Error()
 	}
@@ -54,6 +55,7 @@ func (d *Database) set(r *record, previous digest.Digest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.current, d.previous = r, previous
+	clear(d.refused) // they were judged beside another
 }
 
 // rename records under which name the standing content was offered last.
