@@ -35,6 +35,9 @@ type CacheConfig struct {
 	MaxTransfers int
 	// MaxResumes is how often a broken blob is resumed. If zero, 5.
 	MaxResumes int
+	// ResumePause is waited before a broken blob is resumed the first time, twice
+	// that before the second, and so on. If zero, 100 ms.
+	ResumePause time.Duration
 	// ManifestMemory bounds the bytes of manifests kept in memory. If zero,
 	// 32 MiB.
 	ManifestMemory int64
@@ -56,6 +59,7 @@ func (cfg *CacheConfig) setDefaults() {
 	def(&cfg.StaleIfError, 24*time.Hour)
 	def(&cfg.RevalidateTimeout, 5*time.Second)
 	def(&cfg.FetchTimeout, time.Minute)
+	def(&cfg.ResumePause, 100*time.Millisecond)
 	if cfg.MaxTransfers == 0 {
 		cfg.MaxTransfers = 64
 	}
@@ -170,7 +174,12 @@ type tasks struct {
 	cancels map[int]context.CancelCauseFunc
 }
 
-var errClosed = &Error{Code: CodeTooManyRequests, Message: "shutting down", HTTPStatus: http.StatusServiceUnavailable, RetryAfter: 5 * time.Second}
+// closing is the answer to what would be fetched after Close.
+func closing() *Error {
+	e := Unavailable(http.StatusServiceUnavailable, "shutting down")
+	e.RetryAfter = 5 * time.Second
+	return e
+}
 
 // start returns a context that keeps ctx's values but not its end. The caller
 // must call done.
@@ -178,7 +187,7 @@ func (t *tasks) start(ctx context.Context) (context.Context, func(), error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return nil, nil, errClosed
+		return nil, nil, closing()
 	}
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	if t.cancels == nil {
@@ -211,7 +220,7 @@ func (t *tasks) close(ctx context.Context) error {
 	t.mu.Lock()
 	broken := len(t.cancels)
 	for _, cancel := range t.cancels {
-		cancel(errClosed)
+		cancel(closing())
 	}
 	t.mu.Unlock()
 	<-idle

@@ -41,7 +41,8 @@ func (c *Cache) tagList(ctx context.Context, up Upstream, ref pratique.Ref) ([]s
 			return nil, err
 		}
 		if err := c.tags.SetTagList(ctx, ref, tags, asked); err != nil {
-			return nil, c.storage(err)
+			// The list is right all the same.
+			c.cfg.Log.Error("A list of tags could not be recorded", "repository", ref.Repository(), "err", err)
 		}
 		return tags, nil
 	})

@@ -158,14 +158,16 @@ func (c *Cache) revalidate(ctx context.Context, up Upstream, ref pratique.Ref, s
 		m, err := c.ask(ctx, up, ref, state)
 		if isUnknown(err) && state.Digest != "" {
 			// Deleted upstream: it must not come back as stale.
-			return m, errors.Join(err, c.setTag(ctx, ref, store.TagState{CheckedAt: asked, ChangedAt: asked}))
-		} else if err != nil {
+			c.setTag(ctx, ref, store.TagState{CheckedAt: asked, ChangedAt: asked})
+		}
+		if err != nil {
 			return Manifest{}, err
 		}
 		img := m.Image
-		return m, c.setTag(ctx, ref, store.TagState{
+		c.setTag(ctx, ref, store.TagState{
 			Digest: img.Digest, MediaType: img.MediaType, Size: img.Size, CheckedAt: asked, ChangedAt: asked,
 		})
+		return m, nil
 	})
 }
 
@@ -201,14 +203,13 @@ func (c *Cache) tagState(ctx context.Context, ref pratique.Ref) (store.TagState,
 	return s, nil
 }
 
-func (c *Cache) setTag(ctx context.Context, ref pratique.Ref, s store.TagState) error {
-	key := ref.Repository() + ":" + ref.Tag
+// setTag records an answer of the upstream. When that fails (a full disk) the
+// answer is right all the same: it is given, and asked for again later.
+func (c *Cache) setTag(ctx context.Context, ref pratique.Ref, s store.TagState) {
+	c.checked.put(ref.Repository()+":"+ref.Tag, s)
 	if err := c.tags.SetTag(ctx, ref, s); err != nil {
-		c.checked.drop(key)
-		return c.storage(err)
+		c.cfg.Log.Error("A tag could not be recorded", "ref", ref.String(), "err", err)
 	}
-	c.checked.put(key, s)
-	return nil
 }
 
 // isUnknown reports whether the upstream said that there is no such thing.

@@ -112,7 +112,7 @@ func (t *transfer) from(ctx context.Context, from origin) error {
 		if now == 0 || !Down(err) || resumes == t.cache.cfg.MaxResumes || stuck > 1 {
 			return err
 		}
-		pause := 100 * time.Millisecond << resumes
+		pause := t.cache.cfg.ResumePause << resumes
 		var e *Error
 		if errors.As(err, &e) && e.RetryAfter > pause {
 			pause = e.RetryAfter

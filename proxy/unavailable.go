@@ -16,14 +16,15 @@ func Unavailable(status int, format string, args ...any) *Error {
 
 // Down reports whether err says that the upstream could not answer now (down,
 // limited, too slow), so that what was cached may stand in. An answer that the
-// upstream did give, an unknown name or a refusal, is not one.
+// upstream did give, an unknown name or a refusal, is not one, and neither is a
+// 503: that is ours (disk full, shutting down).
 func Down(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
 		return false
 	}
 	switch e.Status() {
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusGatewayTimeout:
 		return true
 	}
 	return false

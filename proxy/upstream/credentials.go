@@ -153,7 +153,7 @@ func newKeychain(kind string) (authn.Keychain, error) {
 	case "acr":
 		return helperKeychain{acr.NewACRCredentialsHelper()}, nil
 	case "gcr":
-		return google.Keychain, nil
+		return gcrKeychain{}, nil
 	}
 	return nil, fmt.Errorf("credentials: keychain %q: want ecr, gcr or acr", kind)
 }
@@ -171,6 +171,30 @@ func (k helperKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
 		return authn.FromConfig(authn.AuthConfig{IdentityToken: password}), nil
 	}
 	return authn.FromConfig(authn.AuthConfig{Username: user, Password: password}), nil
+}
+
+// gcrKeychain is google.Keychain without its memory: that asks once and is
+// anonymous for ever when the metadata service was not ready.
+type gcrKeychain struct{}
+
+func (gcrKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	return gcrKeychain{}.ResolveContext(context.Background(), r)
+}
+
+func (gcrKeychain) ResolveContext(ctx context.Context, r authn.Resource) (authn.Authenticator, error) {
+	host := r.RegistryStr()
+	if host != "gcr.io" && !strings.HasSuffix(host, ".gcr.io") && !strings.HasSuffix(host, ".pkg.dev") {
+		return nil, fmt.Errorf("%s is no registry of Google", host) // which gets no token of theirs
+	}
+	auth, err := google.NewEnvAuthenticator(ctx)
+	if err == nil {
+		return auth, nil
+	}
+	auth, cliErr := google.NewGcloudAuthenticator(ctx)
+	if cliErr != nil {
+		return nil, errors.Join(err, cliErr)
+	}
+	return auth, nil
 }
 
 func fromKeychain(keychain authn.Keychain, host string) func(context.Context) (authn.AuthConfig, error) {

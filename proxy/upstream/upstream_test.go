@@ -78,6 +78,28 @@ func TestResolveAndManifest(t *testing.T) {
 		"HEAD /v2/library/app/manifests/"+d.String(), "GET /v2/library/app/manifests/"+d.String())
 }
 
+// What is asked for: every kind of manifest, and bytes as they are.
+func TestRequestHeaders(t *testing.T) {
+	u := proxytest.New(t)
+	u.Image("app", "v1")
+	var got http.Header
+	u.Fault("GET", 0, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		got = r.Header.Clone()
+		next.ServeHTTP(w, r)
+	})
+	if _, _, err := client(t, u).Manifest(t.Context(), "app", "v1"); err != nil {
+		t.Fatal(err)
+	}
+	want := http.Header{
+		"User-Agent": {"pratique"},
+		"Accept": {"application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, " +
+			"application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // Upstreams whose HEAD is no use are asked with GET.
 func TestResolveFallsBack(t *testing.T) {
 	for name, fault := range map[string]proxytest.Fault{
