@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"pratique/scanner/match"
 )
@@ -312,7 +313,7 @@ func (c *checker) entry(path []string, key, value []byte, isBucket bool) error {
 	if len(value) < bucketHeader {
 		return fmt.Errorf("bucket %.40q has no header", key)
 	}
-	inner := append(path[:len(path):len(path)], string(key))
+	inner := append(slices.Clone(path), string(key))
 	if root := binary.LittleEndian.Uint64(value); root != 0 {
 		return c.tree(root, inner, nil, nil)
 	}

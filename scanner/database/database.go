@@ -94,7 +94,7 @@ type Database struct {
 
 // New returns a Database of vulnerabilities for the adopter, usually the
 // Matcher. Nothing is opened before Open or Run.
-func New(cfg Config, adopter Adopter) *Database { return build(cfg, vulnerabilities, adopter) }
+func New(cfg Config, adopter Adopter) *Database { return build(cfg, vulnerabilities(), adopter) }
 
 func build(cfg Config, k kind, adopter Adopter) *Database {
 	if cfg.Refresh <= 0 {

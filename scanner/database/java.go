@@ -16,7 +16,7 @@ import (
 // after each adoption Dir and Version name the new one, and OnAdopt tells.
 // Analysis does without one, so its absence is not an error; it then loses only
 // the lookup of jars by SHA-1.
-func NewJava(cfg Config) *Database { return build(cfg, java, adoptNothing{}) }
+func NewJava(cfg Config) *Database { return build(cfg, java(), adoptNothing{}) }
 
 type adoptNothing struct{}
 

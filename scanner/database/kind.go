@@ -26,23 +26,27 @@ const (
 )
 
 // vulnerabilities is Trivy's vulnerability database, schema 2.
-var vulnerabilities = kind{
-	name:      "vulnerability",
-	file:      "trivy.db",
-	layerType: "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip",
-	schema:    2,
-	maxBytes:  4 << 30,
-	inspect:   inspectBolt,
+func vulnerabilities() kind {
+	return kind{
+		name:      "vulnerability",
+		file:      "trivy.db",
+		layerType: "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip",
+		schema:    2,
+		maxBytes:  4 << 30,
+		inspect:   inspectBolt,
+	}
 }
 
 // java is Trivy's index of jar digests, schema 1.
-var java = kind{
-	name:      "java",
-	file:      javaFile,
-	layerType: "application/vnd.aquasec.trivy.javadb.layer.v1.tar+gzip",
-	schema:    1,
-	maxBytes:  8 << 30,
-	inspect:   inspectSQLite,
+func java() kind {
+	return kind{
+		name:      "java",
+		file:      javaFile,
+		layerType: "application/vnd.aquasec.trivy.javadb.layer.v1.tar+gzip",
+		schema:    1,
+		maxBytes:  8 << 30,
+		inspect:   inspectSQLite,
+	}
 }
 
 // Counts say how much a database holds.

@@ -24,13 +24,13 @@ import (
 // the .tar.gz stream that Import reads. A layout's layer fails at its end when
 // its bytes are not those of its digest.
 func OpenPath(path string) (io.ReadCloser, error) {
-	r, _, err := openPath(vulnerabilities, path)
+	r, _, err := openPath(vulnerabilities(), path)
 	return r, err
 }
 
 // OpenJavaPath is OpenPath for the Java database.
 func OpenJavaPath(path string) (io.ReadCloser, error) {
-	r, _, err := openPath(java, path)
+	r, _, err := openPath(java(), path)
 	return r, err
 }
 
@@ -173,7 +173,7 @@ func (d *Database) checkPath(ctx context.Context) error {
 		return d.refuse(o, err)
 	}
 	defer r.Close()
-	if err, again := d.seen(o); again {
+	if known, err := d.seen(o); known {
 		return err
 	}
 	return d.take(ctx, r, o, false)

@@ -70,18 +70,18 @@ func (d *Database) Check(ctx context.Context) error {
 	return err
 }
 
-// seen reports whether an offer needs no fetch: it is the standing database
-// (nil), or it was refused since the last adoption (the refusal).
-func (d *Database) seen(o offer) (error, bool) { //nolint:revive,staticcheck // the error is the answer, not a failure of seen
+// seen reports whether an offer needs no fetch: it is the standing database, or
+// it was refused since the last adoption, which is the error.
+func (d *Database) seen(o offer) (known bool, refused error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.current != nil && d.current.Identity == o.identity {
-		return nil, true
+		return true, nil
 	}
 	if err, ok := d.refused[o.identity]; ok {
-		return err, true
+		return true, err
 	}
-	return nil, false
+	return false, nil
 }
 
 const (

@@ -116,8 +116,7 @@ func (d *Database) checkSource(ctx context.Context, source string, transport htt
 	if err != nil {
 		return err
 	}
-	known := offer{source: source, identity: digest.Digest(desc.Digest.String())}
-	if err, again := d.seen(known); again {
+	if known, err := d.seen(offer{identity: digest.Digest(desc.Digest.String())}); known {
 		return err
 	}
 	blob := func(dg digest.Digest) (io.ReadCloser, error) {

@@ -108,7 +108,7 @@ func (s shelf) clean(p pointer, stagings bool) error {
 	for _, e := range es {
 		name := e.Name()
 		isDatabase := digest.NewDigestFromEncoded(digest.SHA256, name).Validate() == nil
-		if !isDatabase && !(stagings && strings.HasPrefix(name, stagingPrefix)) {
+		if !isDatabase && (!stagings || !strings.HasPrefix(name, stagingPrefix)) {
 			continue
 		}
 		if isDatabase && (name == encoded(p.Current) || name == encoded(p.Previous)) {

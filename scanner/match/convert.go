@@ -41,7 +41,7 @@ func toVulnerability(v types.DetectedVulnerability) pratique.Vulnerability {
 		ID:        v.VulnerabilityID,
 		Fixed:     v.FixedVersion,
 		Status:    v.Status.String(),
-		Severity:  pratique.Severity(v.Severity),
+		Severity:  pratique.Severity(v.Severity), //nolint:staticcheck // deprecated in records, set by FillInfo in findings
 		Source:    string(v.SeveritySource),
 		Title:     v.Title,
 		URL:       v.PrimaryURL,

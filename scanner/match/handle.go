@@ -20,13 +20,15 @@ import (
 // on a database; trivy-db would wait five seconds, bbolt for ever.
 const openTimeout = 5 * time.Second
 
-// ErrFault: the database file is damaged or was changed under its mapping, found
-// while it was read.
+// ErrFault says that the database file is damaged or was changed under its mapping,
+// found while it was read.
 var ErrFault = errors.New("vulnerability database is damaged")
 
 // shared guards the package-level handle inside trivy-db, which every detector
 // reads without a lock of its own. It has to be package-level because that
 // handle is.
+//
+//nolint:gochecknoglobals // forced by the library, in the one package that wraps it
 var shared struct {
 	lock   sync.RWMutex // read: matching; write: the swap
 	owner  *Matcher     // whose database is open; nil: none is

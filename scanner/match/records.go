@@ -63,7 +63,7 @@ func (r *records) GetVulnerability(id string) (dbtypes.Vulnerability, error) {
 			return dbtypes.Vulnerability{}, err
 		}
 		v = dbtypes.Vulnerability{
-			Title: rec.Title, Severity: rec.Severity, VendorSeverity: rec.VendorSeverity,
+			Title: rec.Title, Severity: rec.Severity, VendorSeverity: rec.VendorSeverity, //nolint:staticcheck // FillInfo falls back to it
 			CVSS: rec.CVSS, References: rec.References,
 		}
 		if len(r.known) >= maxRecords {

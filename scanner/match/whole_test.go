@@ -100,7 +100,7 @@ func trivyPackage(p pratique.Package) ftypes.Package {
 // kept writes Trivy's finding in Pratique's words, independently of the Matcher.
 func kept(v types.DetectedVulnerability) pratique.Vulnerability {
 	out := pratique.Vulnerability{
-		ID: v.VulnerabilityID, Fixed: v.FixedVersion, Status: v.Status.String(), Severity: pratique.Severity(v.Severity),
+		ID: v.VulnerabilityID, Fixed: v.FixedVersion, Status: v.Status.String(), Severity: pratique.Severity(v.Severity), //nolint:staticcheck // as FillInfo set it
 		Source: string(v.SeveritySource), Title: v.Title, URL: v.PrimaryURL, VendorIDs: v.VendorIDs,
 	}
 	if v.DataSource != nil {
