@@ -116,6 +116,31 @@ type rawManifest struct {
 	FSLayers      json.RawMessage   `json:"fsLayers"`
 }
 
+// carried is the part of a descriptor that holds the content itself (OCI
+// image-spec 1.1, "data").
+type carried struct {
+	Manifests []struct {
+		Data json.RawMessage `json:"data"`
+	} `json:"manifests"`
+}
+
+// carriesChild refuses an index that holds a child's content inside the
+// descriptor: containerd takes that before it asks a registry, so a refused
+// child would come along with an index that is served for the sake of another.
+// Inside an image such content is the image's own.
+func carriesChild(children []Descriptor, raw []byte) error {
+	var c carried
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return fmt.Errorf("%w manifest: %w", ErrInvalid, err)
+	}
+	for i, child := range children {
+		if i < len(c.Manifests) && len(c.Manifests[i].Data) > 0 {
+			return fmt.Errorf("%w manifest: child %s of the index is carried inside its descriptor (data); push the index without that", ErrInvalid, child.Digest)
+		}
+	}
+	return nil
+}
+
 // mixed reports whether the document holds parts of both an index and an image,
 // empty ones included: which of them counts would be the client's choice.
 func (m *rawManifest) mixed() bool {
@@ -177,6 +202,9 @@ func ParseManifest(mediaType string, raw []byte) (Image, error) {
 	case MediaTypeImageIndex, MediaTypeDockerList:
 		if m.Config != nil || m.Layers != nil {
 			return Image{}, fmt.Errorf("%w manifest: %q with a config or layers", ErrInvalid, mediaType)
+		}
+		if err := carriesChild(m.Manifests, raw); err != nil {
+			return Image{}, err
 		}
 		img.Kind, img.Children = KindIndex, m.Manifests
 	case MediaTypeImageManifest, MediaTypeDockerManifest:

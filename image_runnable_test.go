@@ -1,6 +1,10 @@
 package pratique
 
-import "testing"
+import (
+	"errors"
+	"fmt"
+	"testing"
+)
 
 func TestRunnable(t *testing.T) {
 	const (
@@ -62,5 +66,37 @@ func TestRunnable(t *testing.T) {
 	}
 	if (Image{Kind: KindIndex, MediaType: MediaTypeImageIndex}).Runnable() {
 		t.Error("an index is not run: its children are")
+	}
+}
+
+// containerd takes a child from its descriptor before it asks a registry.
+func TestIndexCarriesNoChild(t *testing.T) {
+	const child = `"mediaType":"` + MediaTypeImageManifest + `","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":2`
+	tests := []struct {
+		name, extra string
+		ok          bool
+	}{
+		{"plain", ``, true},
+		{"empty urls", `,"urls":[]`, true},
+		{"data", `,"data":"e30="`, false},
+		{"data in another spelling", `,"DATA":"e30="`, false},
+		{"data that is no string", `,"data":1`, false},
+		{"urls", `,"urls":["https://elsewhere.example/x"]`, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, mediaType := range []string{MediaTypeImageIndex, MediaTypeDockerList} {
+				raw := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{%s},{%s%s}]}`, mediaType, child, child, tt.extra)
+				_, err := ParseManifest(mediaType, []byte(raw))
+				if tt.ok && err != nil || !tt.ok && !errors.Is(err, ErrInvalid) {
+					t.Errorf("ParseManifest: %v", err)
+				}
+			}
+		})
+	}
+	// Artifacts carry their empty config as OCI image-spec 1.1 suggests.
+	raw := `{"schemaVersion":2,"mediaType":"` + MediaTypeImageManifest + `","config":{"mediaType":"` + MediaTypeEmptyJSON + `","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2,"data":"e30="},"layers":[]}`
+	if _, err := ParseManifest(MediaTypeImageManifest, []byte(raw)); err != nil {
+		t.Errorf("an artifact with an empty config: %v", err)
 	}
 }

@@ -272,6 +272,22 @@ func attacks() []attack {
 			})
 			return b.fetch(t, http.MethodGet, prefix("manifests", "disguised")) + b.fetch(t, http.MethodGet, prefix("blobs", digest.FromString("disguised "+secretOf("fresh")).String()))
 		}},
+		attack{"an index that carries a refused child inside", func(t *testing.T, b *besieged) string {
+			type carrying struct {
+				pratique.Descriptor
+				Data []byte `json:"data"`
+			}
+			good := b.w.image(t, app, "", "good")
+			bad := at(b.bad, amd64)
+			b.w.manifest(t, app, "carrier", pratique.MediaTypeImageIndex, map[string]any{
+				"manifests": []any{carrying{bad, b.w.repo(app).manifests[b.bad.Digest].raw}, at(good, arm64)}, "annotations": map[string]string{"x": secretOf("bad")},
+			})
+			bad.URLs = []string{"https://elsewhere.example/"}
+			b.w.manifest(t, app, "pointer", pratique.MediaTypeImageIndex, map[string]any{
+				"manifests": []any{bad, at(good, arm64)}, "annotations": map[string]string{"x": secretOf("bad")},
+			})
+			return b.fetch(t, http.MethodGet, prefix("manifests", "carrier")) + b.fetch(t, http.MethodGet, prefix("manifests", "pointer"))
+		}},
 		attack{"an index made servable by an artifact", func(t *testing.T, b *besieged) string {
 			chart := b.w.manifest(t, app, "", pratique.MediaTypeImageManifest, map[string]any{
 				"config": b.w.blob(app, "application/vnd.cncf.helm.config.v1+json", "{}"), "layers": []any{b.w.blob(app, "application/x", "chart")},

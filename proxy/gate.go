@@ -181,7 +181,7 @@ func (g *Gate) Manifest(ctx context.Context, r Request) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, unfit(err)
 	}
-	if r.Ref.Digest != "" && m.Image.Digest != r.Ref.Digest {
+	if r.Ref.Digest != "" && !named(r.Ref.Digest, m) {
 		return Manifest{}, fmt.Errorf("asked for %s, got %s", r.Ref.Digest, m.Image.Digest)
 	}
 	d, err := g.decide(hctx, r.Ref.At(m.Image.Digest), m.Image, q, 1)
@@ -262,7 +262,7 @@ func (g *Gate) answer(ctx context.Context, d pratique.Decision, err error) error
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, pratique.ErrPending):
-		return undecided(d, g.cfg.RetryAfter)
+		return undecided(d, g.cfg.RetryAfter, err)
 	case errors.As(err, &e) && e.Status() == 404:
 		// A part is missing, the manifest asked for is not: a 404 would be false
 		// and send clients elsewhere.
@@ -281,6 +281,16 @@ func (g *Gate) answer(ctx context.Context, d pratique.Decision, err error) error
 		Bare:       true,
 		Err:        err,
 	}
+}
+
+// named reports whether want is the digest of the manifest, under which it is
+// known here or by another algorithm.
+func named(want digest.Digest, m Manifest) bool {
+	if want == m.Image.Digest {
+		return true
+	}
+	a := want.Algorithm()
+	return a != m.Image.Digest.Algorithm() && a.Available() && len(m.Raw) > 0 && a.FromBytes(m.Raw) == want
 }
 
 // serves reports whether a verdict lets content through; any outcome but the

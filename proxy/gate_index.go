@@ -47,8 +47,8 @@ func (g *Gate) index(ctx context.Context, ref pratique.Ref, img pratique.Image, 
 	}
 	g.fetch(ctx, p)
 	for _, i := range p.open() {
-		if p.d.Children[i].Image.Kind != "" {
-			p.d.Children[i], p.errs[i] = g.decide(ctx, ref.At(wanted[i].Digest), p.d.Children[i].Image, q.glance(), depth+1)
+		if child := p.d.Children[i]; child.Image.Kind != "" {
+			p.d.Children[i], p.errs[i] = g.decide(ctx, child.Ref, child.Image, q.glance(), depth+1)
 		}
 	}
 	if !q.wait || p.settled() {
@@ -132,10 +132,10 @@ func (g *Gate) fetch(ctx context.Context, p *panel) {
 			m, err := g.next.Manifest(ctx, Request{Ref: ref, N: -1})
 			var e *Error
 			switch {
-			case err == nil && m.Image.Digest != child.Image.Digest:
+			case err == nil && !named(child.Image.Digest, m):
 				p.errs[i] = fmt.Errorf("asked for %s, got %s", child.Image.Digest, m.Image.Digest)
 			case err == nil:
-				child.Image = m.Image
+				child.Image, child.Ref = m.Image, child.Ref.At(m.Image.Digest)
 			case errors.As(err, &e) && (e.Status() == 404 || e.Code == CodeManifestInvalid):
 				*child, p.errs[i] = denied(*child, "child", "its manifest cannot be had: "+clean(e.Message, 200)), nil
 			case ctx.Err() == nil:

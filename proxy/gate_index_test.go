@@ -291,6 +291,30 @@ func TestGateIndexLinksChildren(t *testing.T) {
 	}
 }
 
+// A digest of another algorithm is another name for the same manifest.
+func TestGateOtherAlgorithm(t *testing.T) {
+	w := newWorld(t)
+	bad, good := w.image(t, app, "", "bad"), w.image(t, app, "", "good")
+	w.critical(bad)
+	w.clean(good)
+	r := w.repo(app)
+	alias := func(d pratique.Descriptor) pratique.Descriptor {
+		c := r.manifests[d.Digest]
+		d.Digest = digest.SHA512.FromBytes(c.raw)
+		r.manifests[d.Digest] = c
+		return d
+	}
+	bad512, good512 := alias(bad), alias(good)
+	w.index(t, app, "1", at(bad512, amd64))
+	w.index(t, app, "2", at(bad512, amd64), at(good512, arm64))
+	g := w.gate(GateConfig{})
+	for reference, want := range map[string]string{"1": deniedCode, "2": "", bad512.Digest.String(): deniedCode, good512.Digest.String(): ""} {
+		if _, err := g.Manifest(t.Context(), get(app, reference)); code(err) != want {
+			t.Errorf("%.20s: %v, want %q", reference, err, want)
+		}
+	}
+}
+
 // Children that stall do not outlast the hold, nor the client.
 func TestGateIndexStalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -42,8 +42,9 @@ func refused(d pratique.Decision, help string) *Error {
 	return &Error{Code: CodeDenied, Message: refusalText(d, help), Detail: detail(d), Bare: true}
 }
 
-// undecided is the answer to a request that nothing is known of yet.
-func undecided(d pratique.Decision, retryAfter time.Duration) *Error {
+// undecided is the answer to a request that nothing is known of yet; cause
+// wraps pratique.ErrPending and goes to the log.
+func undecided(d pratique.Decision, retryAfter time.Duration, cause error) *Error {
 	return &Error{
 		Code: CodeTooManyRequests,
 		Message: fmt.Sprintf("scan pending: %s is being scanned before it is served for the first time; the scan goes on, ask again in %s",
@@ -55,7 +56,7 @@ func undecided(d pratique.Decision, retryAfter time.Duration) *Error {
 		}{d.Ref.String(), d.Image.Digest, pratique.StatePending},
 		RetryAfter: retryAfter,
 		Bare:       true,
-		Err:        pratique.ErrPending,
+		Err:        cause,
 	}
 }
 

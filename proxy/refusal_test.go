@@ -124,7 +124,7 @@ func TestRefusalTextBounds(t *testing.T) {
 }
 
 func TestUndecided(t *testing.T) {
-	e := undecided(decision(), 5*time.Second)
+	e := undecided(decision(), 5*time.Second, pratique.ErrPending)
 	if code(e) != pendingCode || !e.Bare || e.RetryAfter != 5*time.Second || !strings.HasPrefix(e.Message, "scan pending: docker.io/library/app:1.4@"+hexDigest) {
 		t.Errorf("%+v", e)
 	}

@@ -127,7 +127,9 @@ func (s *server) manifest(w http.ResponseWriter, r *http.Request, a *access) err
 		return err
 	}
 	a.hit, a.stale, a.verdict = m.Hit, m.Stale, m.Verdict
-	a.Ref.Digest = m.Image.Digest
+	if a.Ref.Digest == "" {
+		a.Ref.Digest = m.Image.Digest // else as asked for, whatever its algorithm
+	}
 	if len(m.Warnings) > 0 {
 		a.outcome = outcomeWarned
 	}
@@ -135,8 +137,8 @@ func (s *server) manifest(w http.ResponseWriter, r *http.Request, a *access) err
 	for _, text := range m.Warnings {
 		h.Add("Warning", warning(text))
 	}
-	h.Set("Docker-Content-Digest", m.Image.Digest.String())
-	if s.unchanged(w, r, a, m.Image.Digest.String()) {
+	h.Set("Docker-Content-Digest", a.Ref.Digest.String())
+	if s.unchanged(w, r, a, a.Ref.Digest.String()) {
 		return nil
 	}
 	if a.Head && len(m.Raw) == 0 { // a registry need not read what is not sent

@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
 
 	"pratique"
 )
@@ -90,6 +91,8 @@ func (b *lockedBuffer) String() string {
 
 func serve(t *testing.T, reg Registry, bare bool) *testServer {
 	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) }) // after Close
 	s := &testServer{log: &lockedBuffer{}, metrics: prometheus.NewRegistry()}
 	s.Server = httptest.NewUnstartedServer(NewServer(reg, ServerConfig{
 		Upstreams: testIndex(t),
