@@ -145,7 +145,7 @@ func newReport(r pratique.Report) CheckReport {
 		out.Problems = append(out.Problems, text)
 	}
 	switch r.State {
-	case pratique.StateScanned, pratique.StateIncomplete, pratique.StateUnsupported:
+	case pratique.StateScanned, pratique.StateIncomplete:
 		out.Findings = []CheckFinding{}
 	}
 	for _, f := range worstFirst(r.Findings) {
@@ -180,7 +180,7 @@ func unionReport(children []Check) CheckReport {
 		if i > 0 && (r.OS == nil || out.OS == nil || *r.OS != *out.OS) {
 			out.OS = nil
 		}
-		if r.Findings == nil {
+		if r.Findings == nil && r.State != string(pratique.StateUnsupported) {
 			out.Findings = nil
 		}
 		for _, f := range r.Findings {
@@ -198,6 +198,9 @@ func unionReport(children []Check) CheckReport {
 		} else if r.ScannedAt.Before(*out.ScannedAt) {
 			out.ScannedAt = r.ScannedAt
 		}
+	}
+	if out.State == string(pratique.StateUnsupported) {
+		out.Findings = nil // nobody read anything
 	}
 	slices.SortStableFunc(out.Findings, func(a, b CheckFinding) int { return cmp.Compare(b.Severity.Rank(), a.Severity.Rank()) })
 	return out

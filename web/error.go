@@ -4,7 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"regexp"
+	"runtime/debug"
 
 	"pratique"
 )
@@ -56,9 +60,32 @@ func (s *server) answer(h func(http.ResponseWriter, *http.Request) error) http.H
 		}
 		e := classify(err)
 		if e.status >= http.StatusInternalServerError {
-			s.Log.ErrorContext(r.Context(), "admin request failed", "method", r.Method, "path", r.URL.Path, "status", e.status, "error", err)
+			level := slog.LevelWarn // 502 to 504: somebody else's failure
+			if e.status == http.StatusInternalServerError {
+				level = slog.LevelError
+			}
+			s.Log.Log(r.Context(), level, "admin request failed", "method", r.Method, "path", r.URL.Path, "status", e.status, "error", err)
 		}
 		writeError(w, e)
+	})
+}
+
+// recovering logs a panic where the others are and answers it; net/http would
+// only cut the connection.
+func (s *server) recovering(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler { //nolint:errorlint // a panic's value
+				panic(v)
+			}
+			s.Log.ErrorContext(r.Context(), "panic in an admin request", "path", r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			writeError(w, &apiError{status: http.StatusInternalServerError, message: "internal error", hint: "the server's log has the details"})
+		}()
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -68,14 +95,14 @@ func classify(err error) *apiError {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
 	}
-	e := &apiError{message: err.Error(), err: err}
+	e := &apiError{message: plain(err.Error()), err: err}
 	statused, ok := errors.AsType[interface {
 		error
 		Status() int
 	}](err)
-	switch tooLarge, isTooLarge := errors.AsType[*http.MaxBytesError](err); {
-	case isTooLarge:
-		_ = tooLarge
+	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case tooLarge:
 		e.status = http.StatusRequestEntityTooLarge
 		e.hint = "the upload is larger than this server accepts"
 	case ok:
@@ -102,6 +129,11 @@ func classify(err error) *apiError {
 	}
 	return e
 }
+
+// ociCode is how errors of a registry begin: for its clients, not for people.
+var ociCode = regexp.MustCompile(`^[A-Z_]+: `)
+
+func plain(message string) string { return ociCode.ReplaceAllString(message, "") }
 
 func writeError(w http.ResponseWriter, e *apiError) {
 	writeJSON(w, e.status, Error{Message: e.message, Hint: e.hint})

@@ -47,6 +47,7 @@ type fakeGate struct {
 	waits       []time.Duration
 	decision    pratique.Decision
 	fail        error
+	panics      bool
 	reports     map[digest.Digest]pratique.Report
 	standingErr error
 }
@@ -55,6 +56,9 @@ func (f *fakeGate) Check(_ context.Context, ref pratique.Ref, client netip.Addr,
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked, f.clients, f.waits = append(f.asked, ref.String()), append(f.clients, client), append(f.waits, wait)
+	if f.panics {
+		panic("as asked")
+	}
 	if f.fail != nil {
 		return pratique.Decision{Ref: ref}, f.fail
 	}

@@ -115,7 +115,7 @@ func New(cfg Config) http.Handler {
 		cfg.Metrics = prometheus.NewRegistry()
 	}
 	s := &server{Config: cfg}
-	return guard(cfg.Hosts, s.routes())
+	return s.recovering(guard(cfg.Hosts, s.routes()))
 }
 
 // routes is the whole surface of the admin listener.

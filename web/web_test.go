@@ -117,6 +117,12 @@ func TestCheckAnswers(t *testing.T) {
 			want:   `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"deny","reasons":[],"until":null,"id":"v"},"report":{"state":"failed","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null,"problems":["worker: killed"]}}`,
 		},
 		{
+			name:     "nobody read what is unsupported",
+			decision: pratique.Decision{Report: pratique.Report{State: pratique.StateUnsupported}, Verdict: pratique.Verdict{Outcome: pratique.OutcomeAllow, ID: "v"}},
+			status:   200,
+			want:     `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"allow","reasons":[],"until":null,"id":"v"},"report":{"state":"unsupported","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null}}`,
+		},
+		{
 			name:   "pending by error",
 			fail:   fmt.Errorf("lab: %w", pratique.ErrPending),
 			status: 202,
@@ -186,7 +192,7 @@ func TestCheckAnswers(t *testing.T) {
 
 type statusError struct{ status int }
 
-func (e *statusError) Error() string { return fmt.Sprintf("status %d", e.status) }
+func (e *statusError) Error() string { return fmt.Sprintf("TOOMANYREQUESTS: status %d", e.status) }
 func (e *statusError) Status() int   { return e.status }
 
 func TestCheckPassesWaitAndClient(t *testing.T) {
@@ -209,6 +215,17 @@ func TestCheckPassesWaitAndClient(t *testing.T) {
 		if status, body := ask(t, "GET", srv.URL+"/api/v1/check?ref=lab/a&wait="+wait, ""); status != 400 {
 			t.Errorf("wait=%s: %d %s", wait, status, body)
 		}
+	}
+}
+
+func TestPanicIsAnsweredAndLogged(t *testing.T) {
+	var log bytes.Buffer
+	srv := serve(t, web.Config{Gate: &fakeGate{panics: true}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if status, body := ask(t, "GET", srv.URL+"/api/v1/check?ref=lab/a", ""); status != 500 || !strings.Contains(body, `{"error":"internal error"`) {
+		t.Errorf("%d %s", status, body)
+	}
+	if !strings.Contains(log.String(), "panic in an admin request") {
+		t.Errorf("log: %s", log.String())
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,12 +50,17 @@ func newAnalyzers(cfg config.Config, log *slog.Logger, reg prometheus.Registerer
 // That there is none, or that it is damaged, is no reason not to start: jars are
 // identified by their own metadata then, until one is fetched.
 func (a *analyzers) start(ctx context.Context, java *database.Database) error {
-	if err := os.MkdirAll(a.cfg.TempDir(), 0o700); err != nil {
+	if err := prepareTemp(a.cfg.TempDir()); err != nil {
 		return fmt.Errorf("dataDir: %w", err)
 	}
 	a.java = java
 	_ = java.Open(ctx) // says why in the log
-	p, err := a.make(ctx)
+	dir, kept := java.Dir()
+	p, err := a.make(ctx, dir)
+	if err != nil && kept {
+		a.log.ErrorContext(ctx, "workers do not start with the Java database, starting without", "error", err)
+		p, err = a.make(ctx, "")
+	}
 	if err != nil {
 		return fmt.Errorf("the analyzer does not start: %w; put pratique-analyzer beside pratique, or name it with scanner.analyzer or %s", err, config.EnvAnalyzer)
 	}
@@ -62,8 +68,28 @@ func (a *analyzers) start(ctx context.Context, java *database.Database) error {
 	return nil
 }
 
-func (a *analyzers) make(ctx context.Context) (*pool, error) {
-	dir, _ := a.java.Dir()
+// prepareTemp makes the directory for temporary files and removes what a process
+// that was killed left in it. The state's lock says that no other one uses it.
+func prepareTemp(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, pattern := range []string{"pratique-worker-*", "pratique-import-*"} {
+		left, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range left {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// make starts a pool with the Java database in dir; none if dir is empty.
+func (a *analyzers) make(ctx context.Context, dir string) (*pool, error) {
 	s := a.cfg.Scanner
 	metrics := &withdrawable{Registerer: a.reg}
 	p, err := worker.NewPool(ctx, worker.Config{
@@ -91,7 +117,8 @@ func (a *analyzers) javaChanged(_, _ pratique.Engine) {
 	old := a.current.pool
 	a.current.RUnlock()
 	old.metrics.withdraw()
-	next, err := a.make(context.Background()) // bounded by the pool's own start
+	dir, _ := a.java.Dir()
+	next, err := a.make(context.Background(), dir) // bounded by the pool's own start
 	if err != nil {
 		old.metrics.restore()
 		a.log.Error("no workers for the new Java database, the standing ones go on", "error", err)

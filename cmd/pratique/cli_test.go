@@ -320,6 +320,8 @@ func TestDatabaseCommands(t *testing.T) {
 func TestServerThatDoesNotAnswer(t *testing.T) {
 	for name, tc := range map[string]struct{ server, want string }{
 		"nobody":            {"http://127.0.0.1:1", "is `pratique serve` running?"},
+		"with a password":   {"http://u:secret@127.0.0.1:1", "http://u:xxxxx@127.0.0.1:1"},
+		"broken password":   {"http://u:secret%zz@127.0.0.1:1", "is not an address"},
 		"no scheme":         {"127.0.0.1:1", "is `pratique serve` running?"},
 		"something else":    {notPratique(t), "--server wants the admin address"},
 		"not an address":    {"http://", "is not an address"},
@@ -328,7 +330,7 @@ func TestServerThatDoesNotAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, args := range [][]string{{"check", "nginx"}, {"images"}, {"db", "status"}} {
 				got := runCommand(t, tc.server, args...)
-				if got.code != exitError || !strings.Contains(got.errout, tc.want) || got.out != "" {
+				if got.code != exitError || !strings.Contains(got.errout, tc.want) || got.out != "" || strings.Contains(got.errout, "secret") {
 					t.Errorf("%v: %+v", args, got)
 				}
 			}

@@ -44,7 +44,7 @@ func newClient(c *console, server string) (*client, error) {
 	}
 	u, err := url.Parse(server)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return nil, fmt.Errorf("%s %q is not an address; write for example %s", from, server, defaultServer)
+		return nil, fmt.Errorf("%s is not an address; write for example %s", from, defaultServer)
 	}
 	// Each command makes one client and ends: no idle connection has to outlive it.
 	return &client{base: u, http: &http.Client{Transport: &http.Transport{
@@ -96,24 +96,24 @@ func (cl *client) do(ctx context.Context, method, path string, query url.Values,
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err // its text repeats method and address
 		}
-		return 0, &unreachableError{cl.base.String(), err}
+		return 0, &unreachableError{cl.base.Redacted(), err}
 	}
 	defer func() { _ = res.Body.Close() }()
 	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return 0, &unreachableError{cl.base.String(), err}
+		return 0, &unreachableError{cl.base.Redacted(), err}
 	}
 	if res.StatusCode >= 300 {
 		e := &answerError{status: res.StatusCode}
 		if json.Unmarshal(raw, &e.body) != nil || e.body.Message == "" {
-			e.body.Message = fmt.Sprintf("%s answered %s, which is no answer of Pratique", cl.base, res.Status)
+			e.body.Message = fmt.Sprintf("%s answered %s, which is no answer of Pratique", cl.base.Redacted(), res.Status)
 			e.body.Hint = "--server wants the admin address, not the registry's"
 		}
 		return res.StatusCode, e
 	}
 	if err := json.Unmarshal(raw, out); err != nil {
 		return res.StatusCode, &answerError{res.StatusCode, web.Error{
-			Message: fmt.Sprintf("%s does not answer as Pratique: %v", cl.base, err),
+			Message: fmt.Sprintf("%s does not answer as Pratique: %v", cl.base.Redacted(), err),
 			Hint:    "--server wants the admin address, not the registry's",
 		}}
 	}

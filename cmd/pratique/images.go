@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"pratique/web"
 )
@@ -82,7 +83,8 @@ func printImages(c *console, list web.ImageList) error {
 		if img.ScannedAt != nil {
 			scanned = img.ScannedAt.UTC().Format("2006-01-02 15:04")
 		}
-		rows = append(rows, []string{img.Ref, short(img.Digest.String()), img.Outcome.String(), img.State, countCell(img.Findings), scanned})
+		name, _, _ := strings.Cut(img.Ref, "@") // the digest has a column of its own
+		rows = append(rows, []string{name, short(img.Digest.String()), img.Outcome.String(), img.State, countCell(img.Findings), scanned})
 	}
 	return printTable(c.out, width(c), []column{{"IMAGE", 16}, {"DIGEST", 0}, {"OUTCOME", 0}, {"STATE", 0}, {"C/H/M/L/U", 0}, {"SCANNED", 0}}, rows)
 }
