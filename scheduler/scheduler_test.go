@@ -65,7 +65,7 @@ func TestAwait(t *testing.T) {
 			t.Errorf("%d looks in an hour", after-before)
 		}
 	})
-	bubble("many wait for one scan", t, scheduler.Config{}, slow(10*time.Second), func(t *testing.T, l *lab) {
+	bubble("many wait for one scan", t, scheduler.Config{}, slow(10500*time.Millisecond), func(t *testing.T, l *lab) {
 		var wg sync.WaitGroup
 		for range 1000 {
 			wg.Go(func() {
@@ -256,6 +256,7 @@ func TestGivenUp(t *testing.T) {
 			t.Errorf("%d scans within RetryFailed", n)
 		}
 		// After RetryFailed, whoever asks opens a scan behind it.
+		synctest.Wait()
 		l.scanner.scan = nil
 		time.Sleep(2 * time.Second)
 		pushes, _ := l.queue.counts()
@@ -353,6 +354,7 @@ func TestGivenUp(t *testing.T) {
 		if _, err := l.Report(t.Context(), a.Digest); !errors.Is(err, pratique.ErrNotFound) {
 			t.Errorf("a report stands: %v", err)
 		}
+		synctest.Wait()
 		l.scanner.scan = nil
 		if r, err := l.await(a, hold); err != nil || r.State != pratique.StateScanned {
 			t.Errorf("afterwards %s, %v", r.State, err)
@@ -606,6 +608,7 @@ func TestDatabaseChanged(t *testing.T) {
 				l.scanner.rematch = func(context.Context, digest.Digest) error { n++; return pratique.ErrNoDatabase }
 			})
 			time.Sleep(time.Hour)
+			synctest.Wait()
 			if n != 1 {
 				t.Errorf("%d tries", n)
 			}
@@ -623,6 +626,7 @@ func TestDatabaseChanged(t *testing.T) {
 			time.Sleep(1500 * time.Millisecond)
 			l.DatabaseChanged(t.Context())
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			if n != 6 {
 				t.Errorf("%d looks, want two passes of three", n)
 			}
