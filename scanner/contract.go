@@ -23,6 +23,9 @@ type Analyzer interface {
 	// Layer reads one layer to its end. What the layer causes (nonsense, limits,
 	// a dead worker) is in the inventory's Problems with the digest verified or a
 	// Fatal problem; an error is ours or r's (a failed read) and nothing is kept.
+	// An inventory with a Fatal problem is not kept either: it can be the fault of
+	// d's claims (size, media type), which are one manifest's. A Fatal problem with
+	// Source "worker" says that the same bytes may fare better next time.
 	Layer(ctx context.Context, d pratique.Descriptor, r io.Reader) (pratique.Inventory, error)
 	// Config checks an image config (raw JSON): misconfigurations and secrets in
 	// environment and history.

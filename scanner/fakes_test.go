@@ -2,6 +2,7 @@ package scanner_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -168,6 +169,7 @@ func (c *closer) Close() error {
 // fakeAnalyzer reads layers of lines: "os FAMILY NAME", "pkg NAME VERSION",
 // "secret RULE PATH", "problem TEXT", "fatal TEXT".
 type fakeAnalyzer struct {
+	key string // if empty, the constant
 	// layer, if not nil, may change or replace what Layer answers.
 	layer func(pratique.Inventory, error) (pratique.Inventory, error)
 	// config, likewise.
@@ -178,7 +180,7 @@ type fakeAnalyzer struct {
 	unread digest.Digest
 }
 
-func (*fakeAnalyzer) Key() string { return key }
+func (a *fakeAnalyzer) Key() string { return cmp.Or(a.key, key) }
 
 func (a *fakeAnalyzer) Layer(ctx context.Context, d pratique.Descriptor, r io.Reader) (pratique.Inventory, error) {
 	if a.begin != nil {
@@ -191,7 +193,7 @@ func (a *fakeAnalyzer) Layer(ctx context.Context, d pratique.Descriptor, r io.Re
 	if err != nil {
 		return pratique.Inventory{}, err
 	}
-	inv := pratique.Inventory{Layer: d.Digest, DiffID: diffID(string(raw)), Analyzer: key}
+	inv := pratique.Inventory{Layer: d.Digest, DiffID: diffID(string(raw)), Analyzer: a.Key()}
 	if d.MediaType != gzipType {
 		inv.Problems = append(inv.Problems, pratique.Problem{Source: "mediatype", Fatal: true, Message: "not " + d.MediaType})
 	}
@@ -224,7 +226,7 @@ func (a *fakeAnalyzer) Layer(ctx context.Context, d pratique.Descriptor, r io.Re
 }
 
 func (a *fakeAnalyzer) Config(_ context.Context, raw []byte, _ pratique.OS) (pratique.Inventory, error) {
-	inv := pratique.Inventory{Layer: digest.FromBytes(raw), Analyzer: key,
+	inv := pratique.Inventory{Layer: digest.FromBytes(raw), Analyzer: a.Key(),
 		Misconfigurations: []pratique.Misconfiguration{{ID: "DS-0002", Title: "runs as root", Severity: pratique.SeverityHigh}, {Path: "checked, nothing failed"}}}
 	if a.config != nil {
 		return a.config(inv, nil)

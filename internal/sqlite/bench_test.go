@@ -94,3 +94,24 @@ func BenchmarkLink(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkPutImage stores images of 200 components, 20 of them new.
+func BenchmarkPutImage(b *testing.B) {
+	db, ctx := benchDB(b), b.Context()
+	for i := 0; b.Loop(); i++ {
+		var cs []pratique.Component
+		var os []pratique.Occurrence
+		for n := range 200 {
+			name := fmt.Sprint("shared", n)
+			if n < 20 {
+				name = fmt.Sprint("own", i, n)
+			}
+			c := pratique.Component{Context: pratique.Context{Class: pratique.ClassOS, Type: "debian", Name: "12"}, Name: name, Version: "1.2.3-4", SrcName: name, SrcVersion: "1.2.3-4"}
+			cs = append(cs, c)
+			os = append(os, pratique.Occurrence{Component: c.ID(), Installed: "1.2.3-4", Target: "var/lib/dpkg/status", Layer: digest.FromString("layer")})
+		}
+		if err := db.PutImage(ctx, digest.FromString(fmt.Sprint("image", i)), cs, os); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -69,14 +69,8 @@ func (db *DB) PutImage(ctx context.Context, image digest.Digest, cs []pratique.C
 		if err != nil {
 			return err
 		}
-		for cid, doc := range docs {
-			if earlier[cid] {
-				delete(earlier, cid)
-				continue
-			}
-			if err := putComponent(ctx, tx, id, cid, doc); err != nil {
-				return err
-			}
+		if err := putComponents(ctx, tx, id, docs, earlier); err != nil {
+			return err
 		}
 		for cid := range earlier { // in this image no more
 			h, err := hash(cid)
@@ -110,16 +104,36 @@ func (db *DB) earlierComponents(ctx context.Context, tx *sql.Tx, image digest.Di
 	return id, cids, err
 }
 
-func putComponent(ctx context.Context, tx *sql.Tx, image int64, cid pratique.ComponentID, doc []byte) error {
-	h, err := hash(cid)
+// putComponents stores the components that the image did not have, and takes
+// those that it keeps out of earlier.
+func putComponents(ctx context.Context, tx *sql.Tx, image int64, docs map[pratique.ComponentID][]byte, earlier map[pratique.ComponentID]bool) error {
+	put, err := tx.PrepareContext(ctx, `INSERT INTO components (hash, doc) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING`)
 	if err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, `INSERT INTO components (hash, doc) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING`, h, doc); err != nil {
+	defer put.Close()
+	link, err := tx.PrepareContext(ctx, `INSERT INTO component_images (component, image) SELECT id, ? FROM components WHERE hash = ? ON CONFLICT DO NOTHING`)
+	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO component_images (component, image) SELECT id, ? FROM components WHERE hash = ? ON CONFLICT DO NOTHING`, image, h)
-	return err
+	defer link.Close()
+	for cid, doc := range docs {
+		if earlier[cid] {
+			delete(earlier, cid)
+			continue
+		}
+		h, err := hash(cid)
+		if err != nil {
+			return err
+		}
+		if _, err := put.ExecContext(ctx, h, doc); err != nil {
+			return err
+		}
+		if _, err := link.ExecContext(ctx, image, h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Occurrences implements store.Components.
