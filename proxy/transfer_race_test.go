@@ -1,0 +1,37 @@
+package proxy_test
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Clients that come at every moment of a transfer, its very end included, never
+// start a second one.
+func TestOneTransferAtEveryMoment(t *testing.T) {
+	p := newPulled(t)
+	var lines []string
+	for round := range 40 {
+		layer := noise(byte(100+round), 40_000)
+		d := p.lab.Blob("app", "", layer).Digest
+		lines = append(lines, "GET /v2/app/blobs/"+d.String())
+		var wg sync.WaitGroup
+		for range 30 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(rand.IntN(8000)) * time.Microsecond)
+				if got, err := p.pull("lab/app", d); err != nil || !bytes.Equal(got, layer) {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+			})
+		}
+		wg.Wait()
+		if b, err := p.blob("lab/app", digest.FromBytes(layer)); err != nil || b.Size != int64(len(layer)) {
+			t.Errorf("%+v, %v", b, err)
+		}
+	}
+	p.lab.Expect(lines...)
+}
