@@ -144,8 +144,7 @@ func newReport(r pratique.Report) CheckReport {
 		}
 		out.Problems = append(out.Problems, text)
 	}
-	switch r.State {
-	case pratique.StateScanned, pratique.StateIncomplete:
+	if r.State == pratique.StateScanned || r.State == pratique.StateIncomplete {
 		out.Findings = []CheckFinding{}
 	}
 	for _, f := range worstFirst(r.Findings) {

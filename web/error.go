@@ -74,19 +74,22 @@ func (s *server) answer(h func(http.ResponseWriter, *http.Request) error) http.H
 // only cut the connection.
 func (s *server) recovering(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			v := recover()
-			if v == nil {
-				return
-			}
-			if v == http.ErrAbortHandler { //nolint:errorlint // a panic's value
-				panic(v)
-			}
-			s.Log.ErrorContext(r.Context(), "panic in an admin request", "path", r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-			writeError(w, &apiError{status: http.StatusInternalServerError, message: "internal error", hint: "the server's log has the details"})
-		}()
+		defer s.recovered(w, r)
 		next.ServeHTTP(w, r)
 	})
+}
+
+// recovered is deferred.
+func (s *server) recovered(w http.ResponseWriter, r *http.Request) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v == http.ErrAbortHandler { //nolint:errorlint // a panic's value
+		panic(v)
+	}
+	s.Log.ErrorContext(r.Context(), "panic in an admin request", "path", r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	writeError(w, &apiError{status: http.StatusInternalServerError, message: "internal error", hint: "the server's log has the details"})
 }
 
 // classify is the one table from error to status. An error with a Status method

@@ -82,10 +82,20 @@ func (s *server) images(w http.ResponseWriter, r *http.Request) error {
 		}
 		after = d
 	}
+	out, err := s.page(r.Context(), after, limit)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// page collects the images behind after.
+func (s *server) page(ctx context.Context, after digest.Digest, limit int) (ImageList, error) {
 	out := ImageList{Images: []Image{}}
-	for known, err := range s.Catalog.Images(r.Context()) {
+	for known, err := range s.Catalog.Images(ctx) {
 		if err != nil {
-			return err
+			return ImageList{}, err
 		}
 		if known.Image.Digest <= after {
 			continue
@@ -94,14 +104,13 @@ func (s *server) images(w http.ResponseWriter, r *http.Request) error {
 			out.Next = out.Images[limit-1].Digest.String()
 			break
 		}
-		img, err := s.image(r.Context(), known)
+		img, err := s.image(ctx, known)
 		if err != nil {
-			return err
+			return ImageList{}, err
 		}
 		out.Images = append(out.Images, img)
 	}
-	writeJSON(w, http.StatusOK, out)
-	return nil
+	return out, nil
 }
 
 // image tells of one known image what stands.

@@ -8,9 +8,8 @@ import (
 	"pratique"
 )
 
-// hubNames are what Docker Hub may be configured as: a name without a registry
-// means it.
-var hubNames = [...]string{"docker.io", "registry-1.docker.io", "index.docker.io"}
+// dockerHub is what a name without a registry means.
+const dockerHub = "docker.io"
 
 // resolve reads a reference as people type it. The first element is an upstream
 // when it is the name of one; otherwise the rules are Docker's: a first element
@@ -38,7 +37,7 @@ func (s *server) resolve(typed string) (pratique.Ref, error) {
 	}
 	key, ok := s.hub()
 	if !ok {
-		return pratique.Ref{}, badRequest(fmt.Sprintf("reference %q names no upstream and %s is not configured", typed, hubNames[0]),
+		return pratique.Ref{}, badRequest(fmt.Sprintf("reference %q names no upstream and %s is not configured", typed, dockerHub),
 			"write UPSTREAM/REPOSITORY:TAG with one of: "+s.upstreamList())
 	}
 	return s.parse(key, typed, typed)
@@ -52,9 +51,9 @@ func (s *server) upstream(name string) (string, bool) {
 	return s.Upstreams.Lookup(name)
 }
 
-// hub finds the key of Docker Hub.
+// hub finds the key of Docker Hub, whatever it is configured as.
 func (s *server) hub() (string, bool) {
-	for _, name := range hubNames {
+	for _, name := range []string{dockerHub, "registry-1.docker.io", "index.docker.io"} {
 		if key, ok := s.upstream(name); ok {
 			return key, true
 		}

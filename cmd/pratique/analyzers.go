@@ -147,7 +147,7 @@ func (p *pool) leave() { p.calls.Done() }
 func (a *analyzers) Key() string {
 	a.current.RLock()
 	defer a.current.RUnlock()
-	return a.current.Pool.Key()
+	return a.current.Key()
 }
 
 // Layer implements scanner.Analyzer.

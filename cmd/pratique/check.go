@@ -34,7 +34,7 @@ Exit code: 0 allowed or warned, 3 refused, 4 not decided yet, 1 error.`,
 		},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
 			server := serverFlag(fs)
-			output := oneOf(fs, "o", "output", "table", "json")
+			output := outputFlag(fs)
 			wait := fs.Duration("wait", 5*time.Minute, "how long to wait for a verdict, as `duration`; 0s asks once")
 			all := fs.Bool("all", false, "show all findings, not the worst 40")
 			return func(ctx context.Context, c *console, args []string) error {
@@ -113,6 +113,7 @@ func checkExit(stderr io.Writer, c web.Check) error {
 	switch c.Verdict.Outcome {
 	case pratique.OutcomeAllow, pratique.OutcomeWarn:
 		return nil
+	default:
+		return &exitCode{code: exitRefused}
 	}
-	return &exitCode{code: exitRefused}
 }

@@ -216,18 +216,16 @@ func want(command string, args []string, names ...string) error {
 	return nil
 }
 
-// oneOf declares a flag that takes one of a few words.
-func oneOf(fs *flag.FlagSet, name, usage string, words ...string) *string {
+// outputFlag declares -o.
+func outputFlag(fs *flag.FlagSet) *string {
 	v := new(string)
-	*v = words[0]
-	fs.Func(name, fmt.Sprintf("%s as `FORMAT`: %s (default %s)", usage, strictyaml.List(words, "or"), words[0]), func(s string) error {
-		for _, w := range words {
-			if s == w {
-				*v = s
-				return nil
-			}
+	*v = "table"
+	fs.Func("o", "output as `FORMAT`: table or json (default table)", func(s string) error {
+		if s != "table" && s != "json" {
+			return errors.New("want table or json")
 		}
-		return fmt.Errorf("want %s", strictyaml.List(words, "or"))
+		*v = s
+		return nil
 	})
 	return v
 }

@@ -21,7 +21,7 @@ func dbStatusCommand() command {
 		example: []string{"pratique db status", "pratique db status -o json | jq -r .database.updatedAt"},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
 			server := serverFlag(fs)
-			output := oneOf(fs, "o", "output", "table", "json")
+			output := outputFlag(fs)
 			return func(ctx context.Context, c *console, args []string) error {
 				if err := want("db status", args); err != nil {
 					return err
@@ -54,7 +54,7 @@ refused unless forced; a broken one always is.`,
 		example: []string{"pratique db import db.tar.gz", "pratique db import --force ./trivy-cache/db"},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
 			server := serverFlag(fs)
-			output := oneOf(fs, "o", "output", "table", "json")
+			output := outputFlag(fs)
 			force := fs.Bool("force", false, "adopt a database that is older or much smaller than the one in use")
 			return func(ctx context.Context, c *console, args []string) error {
 				if err := want("db import", args, "PATH, a directory, a .tar.gz or an OCI layout"); err != nil {

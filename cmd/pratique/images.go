@@ -26,7 +26,7 @@ many findings they have: critical, high, medium, low, unknown.`,
 		},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
 			server := serverFlag(fs)
-			output := oneOf(fs, "o", "output", "table", "json")
+			output := outputFlag(fs)
 			return func(ctx context.Context, c *console, args []string) error {
 				if err := want("images", args); err != nil {
 					return err

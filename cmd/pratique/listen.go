@@ -24,7 +24,7 @@ const drain = 30 * time.Second
 // A header has 10 s to arrive and a connection may idle for two minutes. There
 // is no limit on the whole of a request: a layer of gigabytes over a slow line
 // takes what it takes.
-func listen(name, address string, certificate config.TLS, handler http.Handler, log *slog.Logger) (rungroup.Part, error) {
+func listen(ctx context.Context, name, address string, certificate config.TLS, handler http.Handler, log *slog.Logger) (rungroup.Part, error) {
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -39,11 +39,11 @@ func listen(name, address string, certificate config.TLS, handler http.Handler, 
 		}
 		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	}
-	l, err := net.Listen("tcp", address)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return rungroup.Part{}, fmt.Errorf("%s.listen: %w", name, err)
 	}
-	log.Info("listening", "listener", name, "address", l.Addr().String(), "tls", server.TLSConfig != nil)
+	log.InfoContext(ctx, "listening", "listener", name, "address", l.Addr().String(), "tls", server.TLSConfig != nil)
 	return rungroup.Part{
 		Name:  name + " listener",
 		Limit: drain,

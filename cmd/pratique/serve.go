@@ -119,7 +119,7 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 
 	// Decide, and answer.
 	gate := proxy.NewGate(cache, scans, state, policies, gateConfig(cfg, names, metrics))
-	admin, err := listen("admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
+	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
 		Gate: gate, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Upstreams: names,
 		Probes: probes(ctx, state, analyzers, matcher), Metrics: metrics,
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,
@@ -128,7 +128,7 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 		return err
 	}
 	parts.Add(admin)
-	registry, err := listen("registry", cfg.Registry.Listen, cfg.Registry.TLS,
+	registry, err := listen(ctx, "registry", cfg.Registry.Listen, cfg.Registry.TLS,
 		proxy.NewServer(gate, proxy.ServerConfig{
 			Upstreams: names, BareHead: cfg.Refusal.Head == config.HeadBare, Log: log, Metrics: metrics,
 		}), log)

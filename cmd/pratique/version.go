@@ -55,7 +55,7 @@ func versionCommand() command {
 		long:    `Prints the version of this binary, the commit it was built from, the version of Trivy it matches with, and of Go.`,
 		example: []string{"pratique version", "pratique version -o json"},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
-			output := oneOf(fs, "o", "output", "table", "json")
+			output := outputFlag(fs)
 			return func(_ context.Context, c *console, args []string) error {
 				if err := want("version", args); err != nil {
 					return err

@@ -65,10 +65,10 @@ func (g *Group) Run(ctx context.Context) error {
 	var cause error
 	select {
 	case <-ctx.Done():
-		g.Log.Info("stopping", "cause", context.Cause(ctx).Error())
+		g.Log.InfoContext(base, "stopping", "cause", context.Cause(ctx).Error())
 	case e := <-failed:
 		cause = fmt.Errorf("%s: %w", e.name, e.err)
-		g.Log.Error("stopping", "cause", cause.Error())
+		g.Log.ErrorContext(base, "stopping", "cause", cause.Error())
 	}
 	errs := []error{cause}
 	for i := len(running) - 1; i >= 0; i-- {
@@ -93,7 +93,7 @@ func (g *Group) Close(ctx context.Context) error {
 // running is a started part. done is nil when it has no Run.
 type running struct {
 	cancel context.CancelFunc
-	done   chan error
+	done   chan struct{}
 }
 
 func start(base context.Context, p Part, failed chan<- ended) running {
@@ -102,13 +102,13 @@ func start(base context.Context, p Part, failed chan<- ended) running {
 	if p.Run == nil {
 		return r
 	}
-	r.done = make(chan error, 1)
+	r.done = make(chan struct{})
 	go func() {
+		defer close(r.done)
 		err := p.Run(ctx)
 		if err != nil && ctx.Err() == nil {
 			failed <- ended{p.Name, err}
 		}
-		r.done <- err
 	}()
 	return r
 }
@@ -143,9 +143,9 @@ func (g *Group) stop(base context.Context, p Part, r running) error {
 	}
 	if err != nil {
 		err = fmt.Errorf("stopping %s: %w", p.Name, err)
-		g.Log.Warn("part did not stop cleanly", "part", p.Name, "error", err.Error())
+		g.Log.WarnContext(base, "part did not stop cleanly", "part", p.Name, "error", err.Error())
 		return err
 	}
-	g.Log.Debug("stopped", "part", p.Name)
+	g.Log.DebugContext(base, "stopped", "part", p.Name)
 	return nil
 }
