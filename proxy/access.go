@@ -74,7 +74,7 @@ func (a *access) fail(ctx context.Context, e *Error) {
 const maxAgent = 200
 
 // log writes the line. Pings are not worth one.
-func (a *access) log(log *slog.Logger, method, agent string, took time.Duration) {
+func (a *access) log(ctx context.Context, log *slog.Logger, method, agent string, took time.Duration) {
 	level := slog.LevelInfo
 	switch {
 	case a.outcome == outcomeFailed:
@@ -82,7 +82,7 @@ func (a *access) log(log *slog.Logger, method, agent string, took time.Duration)
 	case a.kind == kindBase && a.status < 400:
 		level = slog.LevelDebug
 	}
-	if !log.Enabled(context.Background(), level) {
+	if !log.Enabled(ctx, level) {
 		return
 	}
 	reference := a.Ref.Tag
@@ -118,7 +118,7 @@ func (a *access) log(log *slog.Logger, method, agent string, took time.Duration)
 	if a.err != nil {
 		attrs = append(attrs, slog.Any("error", cause(a.err)))
 	}
-	log.LogAttrs(context.Background(), level, "request", attrs...)
+	log.LogAttrs(ctx, level, "request", attrs...)
 }
 
 // cause is an error with what only the log may know: the chain behind it.

@@ -390,7 +390,7 @@ func TestBypassNoPolicies(t *testing.T) {
 	b.w.policies = none
 	s := serve(t, b.w.gate(GateConfig{Hold: time.Millisecond}), true)
 	for _, path := range []string{prefix("manifests", "good"), prefix("manifests", "mixed"), prefix("blobs", layerOf("good").String())} {
-		if resp, body := s.do(t, http.MethodGet, path); resp.StatusCode == 200 || strings.Contains(body, secretOf("good")) {
+		if resp, body := s.do(t, http.MethodGet, path); resp.StatusCode == http.StatusOK || strings.Contains(body, secretOf("good")) {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
 		}
 	}

@@ -32,6 +32,7 @@ type world struct {
 	catalog  *memCatalog
 	scans    *memScans
 	policies Policies
+	payload  digest.Digest // of the last signature
 }
 
 type repo struct {

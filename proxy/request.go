@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -129,7 +130,8 @@ func (p *parsed) repository(query url.Values, upstreams *UpstreamIndex) error {
 		// Taking the first where another taker takes the last is a way around.
 		err = Errorf(CodeNameInvalid, "more than one ns parameter")
 	}
-	if e, ok := err.(*Error); ok && e.Code == CodeDenied && (p.kind == kindManifest || p.kind == kindBlob) {
+	var e *Error
+	if errors.As(err, &e) && e.Code == CodeDenied && (p.kind == kindManifest || p.kind == kindBlob) {
 		e.Bare = true
 	}
 	return err
@@ -178,6 +180,7 @@ func (p *parsed) parameters(query url.Values) error {
 		if len(p.ArtifactType) > maxParameter {
 			return bad("artifactType")
 		}
+	default:
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 const dockerHub = "docker.io"
 
 // dockerHubHosts are the other names that Docker Hub goes by.
-var dockerHubHosts = [...]string{"index.docker.io", "registry-1.docker.io"}
+func dockerHubHosts() []string { return []string{"index.docker.io", "registry-1.docker.io"} }
 
 // maxKey bounds an upstream's key: it is a path element and in every log line.
 const maxKey = 128
@@ -55,13 +55,13 @@ func NewUpstreamIndex(upstreams map[string]string) (*UpstreamIndex, error) {
 				return nil, err
 			}
 		}
-		if slices.Contains(dockerHubHosts[:], hosts[0]) {
+		if slices.Contains(dockerHubHosts(), hosts[0]) {
 			x.hub[key] = true
 		}
 	}
 	if key, ok := x.aliases[dockerHub]; ok {
 		x.hub[key] = true
-		for _, host := range dockerHubHosts {
+		for _, host := range dockerHubHosts() {
 			if _, taken := x.aliases[host]; !taken {
 				x.aliases[host] = key
 			}

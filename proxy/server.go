@@ -73,23 +73,8 @@ func NewServer(reg Registry, cfg ServerConfig) http.Handler {
 // sendfile. What the log needs is told to the access record instead.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := &access{start: s.now(), outcome: outcomeFailed}
-	defer func() {
-		v := recover()
-		if v != nil && v != http.ErrAbortHandler { //nolint:errorlint // a panic's value
-			s.log.Error("panic in a request", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-			a.err, a.outcome = errors.New("panic"), outcomeFailed
-			if a.status == 0 {
-				s.fail(w, r, a, errors.New("panic"))
-				v = nil
-			}
-		}
-		took := s.now().Sub(a.start)
-		a.log(s.log, r.Method, r.UserAgent(), took)
-		s.metrics.observe(a, took)
-		if v != nil {
-			panic(http.ErrAbortHandler)
-		}
-	}()
+	ctx := r.Context()
+	defer func() { s.finish(ctx, w, r, a, recover()) }()
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	var err error
 	if a.parsed, err = parse(r, s.upstreams); err == nil {
@@ -97,6 +82,25 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		s.fail(w, r, a, err)
+	}
+}
+
+// finish logs and counts a request. A panic is answered if nothing was sent
+// yet; else, and when a body broke off, the connection is cut.
+func (s *server) finish(ctx context.Context, w http.ResponseWriter, r *http.Request, a *access, v any) {
+	if v != nil && v != http.ErrAbortHandler { //nolint:errorlint // a panic's value
+		s.log.ErrorContext(ctx, "panic in a request", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		a.err, a.outcome = errors.New("panic"), outcomeFailed
+		if a.status == 0 {
+			s.fail(w, r, a, a.err)
+			v = nil
+		}
+	}
+	took := s.now().Sub(a.start)
+	a.log(ctx, s.log, r.Method, r.UserAgent(), took)
+	s.metrics.observe(a, took)
+	if v != nil {
+		panic(http.ErrAbortHandler)
 	}
 }
 
@@ -117,6 +121,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, a *access) error
 		return s.tags(w, r, a)
 	case kindReferrers:
 		return s.referrers(w, r, a)
+	case kindNone:
 	}
 	return &Error{Code: CodeUnsupported, HTTPStatus: http.StatusNotFound, Message: "no such endpoint"}
 }

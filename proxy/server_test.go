@@ -106,8 +106,16 @@ func serve(t *testing.T, reg Registry, bare bool) *testServer {
 	return s
 }
 
+// answer is what a client got besides the body.
+type answer struct {
+	Status        string
+	StatusCode    int
+	Header        http.Header
+	ContentLength int64
+}
+
 // do sends one request and returns the answer with its body read.
-func (s *testServer) do(t *testing.T, method, path string, header ...string) (*http.Response, string) {
+func (s *testServer) do(t *testing.T, method, path string, header ...string) (answer, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, nil)
 	if err != nil {
@@ -125,7 +133,7 @@ func (s *testServer) do(t *testing.T, method, path string, header ...string) (*h
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
-	return resp, string(body)
+	return answer{resp.Status, resp.StatusCode, resp.Header, resp.ContentLength}, string(body)
 }
 
 // lines waits until the log has n lines, and returns them parsed: a line is
@@ -245,7 +253,7 @@ func TestServerBlobRange(t *testing.T) {
 		})
 	}
 	resp, _ := s.do(t, http.MethodHead, "/v2/lab/app/blobs/"+hexDigest, "Range", "bytes=2-5")
-	if resp.StatusCode != 200 || resp.ContentLength != 16 || resp.Header.Get("Accept-Ranges") != "bytes" || resp.Header.Get("Content-Type") != "application/octet-stream" {
+	if resp.StatusCode != http.StatusOK || resp.ContentLength != 16 || resp.Header.Get("Accept-Ranges") != "bytes" || resp.Header.Get("Content-Type") != "application/octet-stream" {
 		t.Errorf("HEAD: %d %v", resp.StatusCode, resp.Header)
 	}
 }
@@ -410,7 +418,7 @@ func TestServerErrors(t *testing.T) {
 func TestServerPanic(t *testing.T) {
 	s := serve(t, registryFuncs{manifest: func(context.Context, Request) (Manifest, error) { panic("secret detail") }}, true)
 	resp, body := s.do(t, http.MethodGet, "/v2/lab/app/manifests/1")
-	if resp.StatusCode != 500 || strings.Contains(body, "secret") || !strings.Contains(body, "INTERNAL") {
+	if resp.StatusCode != http.StatusInternalServerError || strings.Contains(body, "secret") || !strings.Contains(body, "INTERNAL") {
 		t.Errorf("%d %q", resp.StatusCode, body)
 	}
 	lines := s.lines(t, 2)
@@ -423,7 +431,7 @@ func TestServerReadOnly(t *testing.T) {
 	s := serve(t, registryFuncs{}, true)
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"} {
 		resp, body := s.do(t, method, "/v2/lab/app/blobs/uploads/")
-		if resp.StatusCode != 405 || resp.Header.Get("Allow") != "GET, HEAD" || !strings.Contains(body, `"UNSUPPORTED"`) {
+		if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "GET, HEAD" || !strings.Contains(body, `"UNSUPPORTED"`) {
 			t.Errorf("%s: %d %v %s", method, resp.StatusCode, resp.Header, body)
 		}
 	}
@@ -433,7 +441,7 @@ func TestServerBase(t *testing.T) {
 	s := serve(t, registryFuncs{}, true)
 	for _, path := range []string{"/v2/", "/v2"} {
 		resp, body := s.do(t, http.MethodGet, path)
-		if resp.StatusCode != 200 || body != "{}" || resp.Header.Get("Docker-Distribution-Api-Version") != "registry/2.0" {
+		if resp.StatusCode != http.StatusOK || body != "{}" || resp.Header.Get("Docker-Distribution-Api-Version") != "registry/2.0" {
 			t.Errorf("%s: %d %q", path, resp.StatusCode, body)
 		}
 	}
@@ -456,7 +464,7 @@ func TestServerTags(t *testing.T) {
 	}
 	for _, tt := range tests {
 		resp, body := s.do(t, http.MethodGet, tt.path)
-		if resp.StatusCode != 200 || strings.TrimSpace(body) != tt.body || resp.Header.Get("Link") != tt.link {
+		if resp.StatusCode != http.StatusOK || strings.TrimSpace(body) != tt.body || resp.Header.Get("Link") != tt.link {
 			t.Errorf("%s: %d %q %q", tt.path, resp.StatusCode, body, resp.Header.Get("Link"))
 		}
 	}
