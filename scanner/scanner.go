@@ -135,8 +135,9 @@ func (s *Scanner) scan(ctx context.Context, ref pratique.Ref) (pratique.Report, 
 		return s.match(ctx, img, key, inv)
 	case pratique.StateFailed:
 		return s.settle(ctx, img, key, pratique.StateFailed, inv.Problems)
+	default:
+		return pratique.Report{}, errors.New("the layers merged to nothing known")
 	}
-	return pratique.Report{}, errors.New("the layers merged to nothing known")
 }
 
 // describe says what an unsupported manifest is.

@@ -94,7 +94,7 @@ func (s *Scheduler) wait(ctx context.Context, ref pratique.Ref, w *waiter) (prat
 			}
 		case <-ctx.Done():
 			if failed != nil { // in words only: the gate answers by ErrPending
-				return pratique.Report{}, fmt.Errorf("%w: %s: last attempt: %v", pratique.ErrPending, ref, failed)
+				return pratique.Report{}, fmt.Errorf("%w: %s: last attempt: %s", pratique.ErrPending, ref, failed.Error())
 			}
 			return pratique.Report{}, fmt.Errorf("%w: %s", pratique.ErrPending, ref)
 		}

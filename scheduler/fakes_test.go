@@ -332,6 +332,20 @@ func (l *lab) await(ref pratique.Ref, d time.Duration) (pratique.Report, error) 
 	return l.Await(ctx, ref)
 }
 
+func (l *lab) put(r pratique.Report) {
+	l.t.Helper()
+	if _, err := l.reports.PutReport(context.Background(), r); err != nil {
+		l.t.Error(err)
+	}
+}
+
+func (l *lab) request(ref pratique.Ref) {
+	l.t.Helper()
+	if err := l.Request(context.Background(), ref); err != nil {
+		l.t.Error(err)
+	}
+}
+
 func ref(name string) pratique.Ref {
 	return pratique.Ref{Registry: "docker.io", Repo: "library/" + name, Tag: "v1", Digest: digest.FromString(name)}
 }

@@ -91,7 +91,7 @@ func TestAwait(t *testing.T) {
 	bubble("a client that left before it began has opened a scan", t, scheduler.Config{}, nil, func(t *testing.T, l *lab) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		l.Await(ctx, a)
+		_, _ = l.Await(ctx, a)
 		synctest.Wait()
 		if l.scanner.count(a.Digest) != 1 {
 			t.Error("no scan")
@@ -109,7 +109,7 @@ func TestAwait(t *testing.T) {
 	bubble("another process scans", t, scheduler.Config{}, slow(time.Hour), func(t *testing.T, l *lab) {
 		go func() {
 			time.Sleep(3500 * time.Millisecond)
-			l.reports.PutReport(t.Context(), pratique.Report{Image: a.Digest, State: pratique.StateScanned})
+			l.put(pratique.Report{Image: a.Digest, State: pratique.StateScanned})
 		}()
 		start := time.Now()
 		if _, err := l.await(a, hold); err != nil || time.Since(start) > 5*time.Second {
@@ -204,7 +204,7 @@ func TestAwait(t *testing.T) {
 		}
 		return nil
 	}), func(t *testing.T, l *lab) {
-		l.await(a, hold)
+		_, _ = l.await(a, hold)
 		time.Sleep(59 * time.Second)
 		if n := l.scanner.count(a.Digest); n != 1 {
 			t.Errorf("%d scans before Retry-After", n)
@@ -249,8 +249,8 @@ func TestGivenUp(t *testing.T) {
 			t.Errorf("%s, %v", r.State, err)
 		}
 		time.Sleep(59 * time.Second)
-		l.Report(t.Context(), a.Digest)
-		l.await(a, hold)
+		_, _ = l.Report(t.Context(), a.Digest)
+		_, _ = l.await(a, hold)
 		synctest.Wait()
 		if n := l.scanner.count(a.Digest); n != 3 {
 			t.Errorf("%d scans within RetryFailed", n)
@@ -296,7 +296,7 @@ func TestGivenUp(t *testing.T) {
 		}
 	})
 	bubble("a report that did not fail stands", t, cfg, always(errDisk), func(t *testing.T, l *lab) {
-		l.reports.PutReport(t.Context(), pratique.Report{Image: a.Digest, State: pratique.StateScanned})
+		l.put(pratique.Report{Image: a.Digest, State: pratique.StateScanned})
 		if err := l.Request(t.Context(), a); err != nil {
 			t.Fatal(err)
 		}
@@ -306,10 +306,10 @@ func TestGivenUp(t *testing.T) {
 		}
 	})
 	bubble("the image's own failure is not tried again", t, cfg, nil, func(t *testing.T, l *lab) {
-		l.reports.PutReport(t.Context(), pratique.Report{Image: a.Digest, State: pratique.StateFailed, Problems: []pratique.Problem{{Source: "diffid", Fatal: true}}})
+		l.put(pratique.Report{Image: a.Digest, State: pratique.StateFailed, Problems: []pratique.Problem{{Source: "diffid", Fatal: true}}})
 		time.Sleep(time.Hour)
-		l.await(a, hold)
-		l.Report(t.Context(), a.Digest)
+		_, _ = l.await(a, hold)
+		_, _ = l.Report(t.Context(), a.Digest)
 		synctest.Wait()
 		if n := l.scanner.count(a.Digest); n != 0 {
 			t.Errorf("%d scans", n)
@@ -361,7 +361,7 @@ func TestGivenUp(t *testing.T) {
 		}
 	})
 	bubble("back-off", t, scheduler.Config{MaxAttempts: 1000}, always(errDisk), func(t *testing.T, l *lab) {
-		l.Request(t.Context(), a)
+		l.request(a)
 		time.Sleep(30 * time.Second)
 		if n := l.scanner.count(a.Digest); n < 5 || n > 6 { // 1+2+4+8+16
 			t.Errorf("%d scans in half a minute", n)
@@ -378,7 +378,7 @@ func TestWork(t *testing.T) {
 	bubble("a long scan keeps its lease", t, scheduler.Config{Lease: time.Minute}, func(l *lab) {
 		l.scanner.scan = func(context.Context, pratique.Ref, int) error { time.Sleep(20 * time.Minute); return nil }
 	}, func(t *testing.T, l *lab) {
-		l.Request(t.Context(), a)
+		l.request(a)
 		time.Sleep(21 * time.Minute)
 		if n := l.scanner.count(a.Digest); n != 1 {
 			t.Errorf("scanned %d times", n)
@@ -399,7 +399,7 @@ func TestWork(t *testing.T) {
 			return context.Cause(ctx)
 		}
 	}, func(t *testing.T, l *lab) {
-		l.Request(t.Context(), a)
+		l.request(a)
 		time.Sleep(30 * time.Second)
 		j, open := l.queue.open(a.Digest)
 		if !open || j.Attempts != 0 || j.Lease != 4711 {
@@ -416,7 +416,7 @@ func TestWork(t *testing.T) {
 		}
 		l.scanner.scan = func(ctx context.Context, _ pratique.Ref, _ int) error { time.Sleep(5 * time.Minute); return ctx.Err() }
 	}, func(t *testing.T, l *lab) {
-		l.Request(t.Context(), a)
+		l.request(a)
 		time.Sleep(6 * time.Minute)
 		if n := l.scanner.count(a.Digest); n != 1 {
 			t.Errorf("scanned %d times", n)
@@ -425,7 +425,7 @@ func TestWork(t *testing.T) {
 	bubble("a scan that never ends", t, scheduler.Config{Timeout: 10 * time.Minute, MaxAttempts: 2}, func(l *lab) {
 		l.scanner.scan = func(ctx context.Context, _ pratique.Ref, _ int) error { <-ctx.Done(); return errors.New("interrupted") }
 	}, func(t *testing.T, l *lab) {
-		l.Request(t.Context(), a)
+		l.request(a)
 		time.Sleep(21 * time.Minute)
 		r, err := l.Report(t.Context(), a.Digest)
 		if err != nil || r.State != pratique.StateFailed || !strings.Contains(r.Problems[0].Message, "not finished after 10m") {
@@ -487,7 +487,7 @@ func TestWork(t *testing.T) {
 	}, func(t *testing.T, l *lab) {
 		start := time.Now()
 		for i := range 9 {
-			l.Request(t.Context(), ref(fmt.Sprint(i)))
+			l.request(ref(fmt.Sprint(i)))
 		}
 		for i := range 9 {
 			if _, err := l.await(ref(fmt.Sprint(i)), hold); err != nil {
@@ -507,7 +507,7 @@ func TestWork(t *testing.T) {
 			return nil
 		}
 	}, func(t *testing.T, l *lab) {
-		l.Request(t.Context(), a)
+		l.request(a)
 		synctest.Wait()
 		l.stop()
 		j, open := l.queue.open(a.Digest)
@@ -525,7 +525,7 @@ func TestWork(t *testing.T) {
 func TestDatabaseChanged(t *testing.T) {
 	images := func(l *lab, n int) {
 		for i := range n {
-			l.reports.PutReport(context.Background(), pratique.Report{Image: ref(fmt.Sprint(i)).Digest, State: pratique.StateScanned})
+			l.put(pratique.Report{Image: ref(fmt.Sprint(i)).Digest, State: pratique.StateScanned})
 		}
 	}
 	seen := func(l *lab) (counts func() map[digest.Digest]int) {
@@ -618,8 +618,7 @@ func TestDatabaseChanged(t *testing.T) {
 	t.Run("a change during the pass starts another", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n := 0
-			var l *lab
-			l = newLab(t, scheduler.Config{Rematches: 1}, func(l *lab) {
+			l := newLab(t, scheduler.Config{Rematches: 1}, func(l *lab) {
 				images(l, 3)
 				l.scanner.rematch = func(context.Context, digest.Digest) error { n++; time.Sleep(time.Second); return nil }
 			})

@@ -38,7 +38,7 @@ func (c codec) encode(v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(b) < 128 {
+	if len(b) < 512 { // a component, mostly: not worth a frame
 		return b, nil
 	}
 	if z := c.enc.EncodeAll(b, nil); len(z) < len(b) {

@@ -133,7 +133,7 @@ func apply(ctx context.Context, pool *sql.DB, name string, version int) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // no-op after Commit
+	defer func() { _ = tx.Rollback() }() // no-op after Commit
 	for _, q := range []string{
 		string(script),
 		"PRAGMA user_version = " + strconv.Itoa(version),

@@ -212,7 +212,7 @@ func TestKill(t *testing.T) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		cmd.Wait()
+		_ = cmd.Wait() // killed
 		db := open(t, path)
 		for line := range strings.Lines(text) {
 			n, err := strconv.Atoi(strings.TrimSpace(line))

@@ -188,7 +188,7 @@ func (db *DB) write(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // no-op after Commit
+	defer func() { _ = tx.Rollback() }() // no-op after Commit
 	if err := fn(tx); err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (db *DB) write(ctx context.Context, fn func(tx *sql.Tx) error) error {
 // row runs a prepared query of one row outside of any transaction. No row is
 // pratique.ErrNotFound.
 func (db *DB) row(ctx context.Context, query string, args []any, dest ...any) error {
-	st, err := db.stmt(ctx, query)
+	st, err := db.stmt(ctx, query) //nolint:sqlclosecheck // kept until Close, see stmt
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (db *DB) row(ctx context.Context, query string, args []any, dest ...any) er
 
 // rows runs a prepared query and calls each for every row, while the rows are open.
 func (db *DB) rows(ctx context.Context, query string, args []any, each func(scan func(...any) error) error) error {
-	st, err := db.stmt(ctx, query)
+	st, err := db.stmt(ctx, query) //nolint:sqlclosecheck // kept until Close, see stmt
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ func (db *DB) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
 		return nil, err
 	}
 	if other, loaded := db.stmts.LoadOrStore(query, st); loaded {
-		return other.(*sql.Stmt), st.Close()
+		return other.(*sql.Stmt), st.Close() //nolint:sqlclosecheck // somebody was faster
 	}
 	return st, nil
 }

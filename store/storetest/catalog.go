@@ -174,7 +174,8 @@ func catalogImages[T interface {
 		}
 	}
 	same(t, "Images, in order of digest, without the index", got, want)
-	for range c.Images(ctx) {
+	for _, err := range c.Images(ctx) {
+		mustBe(t, err)
 		break // the sequence may be left
 	}
 	ended, cancel := context.WithCancel(ctx)
