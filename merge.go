@@ -109,7 +109,7 @@ func (i *Inventory) assumeOS() {
 		return
 	case !i.OS.Detected() && i.OSRelease != "":
 		i.Problems = append(i.Problems, Problem{Source: "os",
-			Message: fmt.Sprintf("operating system %q is not supported: its packages cannot be found", i.OSRelease)})
+			Message: fmt.Sprintf("os-release names %q, which no analyzer recognised: its packages cannot be found", i.OSRelease)})
 		return
 	}
 	if i.OS.Detected() {

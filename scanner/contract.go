@@ -23,6 +23,10 @@ type Analyzer interface {
 	// Layer reads one layer to its end. What the layer causes (nonsense, limits,
 	// a dead worker) is in the inventory's Problems with the digest verified or a
 	// Fatal problem; an error is ours or r's (a failed read) and nothing is kept.
+	//
+	// An inventory with a Fatal problem must not be stored by the layer's digest:
+	// what d claims besides (size, media type) is the manifest's word, and limits
+	// and deaths are the moment's, so it would spoil the layer for other images.
 	// An inventory with a Fatal problem is not kept either: it can be the fault of
 	// d's claims (size, media type), which are one manifest's. A Fatal problem with
 	// Source "worker" says that the same bytes may fare better next time.

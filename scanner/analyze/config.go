@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 
 	ftypes "github.com/aquasecurity/trivy/pkg/fanal/types"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -17,6 +18,9 @@ import (
 // configPath is what findings in an image config have for a path: it is no file
 // of the image.
 const configPath = "image config"
+
+// historyFile is the file that Trivy makes of a config's history.
+const historyFile = "Dockerfile"
 
 // Config checks an image config: the embedded Dockerfile checks on its history,
 // and secrets in environment, labels and history. The error is nil; what the
@@ -39,7 +43,16 @@ func (a *Analyzer) Config(ctx context.Context, raw []byte, os pratique.OS) (prat
 		return fail("config", fmt.Errorf("image config: %w", err))
 	}
 	a.log.take()
-	result := group.AnalyzeImageConfig(ctx, ftypes.OS{Family: ftypes.OSType(os.Family), Name: os.Name, Extended: os.Extended}, config)
+	family := ftypes.OS{Family: ftypes.OSType(os.Family), Name: os.Name, Extended: os.Extended}
+	result := group.AnalyzeImageConfig(ctx, family, config)
+	problems := a.log.take()
+	if result.Misconfiguration == nil && len(problems) > 0 && joinLines(config) {
+		again := group.AnalyzeImageConfig(ctx, family, config)
+		if again.Misconfiguration != nil {
+			result.Misconfiguration, problems = again.Misconfiguration, nil
+		}
+		problems = append(problems, a.log.take()...)
+	}
 	if result.Misconfiguration != nil {
 		result.Misconfiguration.FilePath = configPath
 		inv.Misconfigurations = misconfigurations(*result.Misconfiguration)
@@ -48,9 +61,22 @@ func (a *Analyzer) Config(ctx context.Context, raw []byte, os pratique.OS) (prat
 		result.Secret.FilePath = configPath
 		inv.Secrets = secrets(*result.Secret)
 	}
-	inv.Problems = a.log.take()
+	inv.Problems = problems
 	for i := range inv.Problems {
 		inv.Problems[i].Layer = inv.Layer
 	}
 	return inv, nil
+}
+
+// joinLines puts every step of the history on one line, and reports whether one
+// was not. BuildKit records here-documents with their line breaks, which Trivy
+// reads as further instructions and gives up.
+func joinLines(c *v1.ConfigFile) bool {
+	joined := false
+	for i, h := range c.History {
+		if one := strings.Join(strings.FieldsFunc(h.CreatedBy, func(r rune) bool { return r == '\n' || r == '\r' }), " "); one != h.CreatedBy {
+			c.History[i].CreatedBy, joined = one, true
+		}
+	}
+	return joined
 }

@@ -152,8 +152,8 @@ func (c *content) diffID() digest.Digest {
 	return digest.NewDigest(digest.SHA256, c.diff)
 }
 
-// problems of the stream itself, all of them fatal but one: what was not read
-// whole, or is not what was asked for, has no inventory. Only a verified digest
+// problems of the stream itself, all of them fatal: what was not read whole, or
+// is not what was asked for, has no inventory. Only a verified digest
 // makes an inventory one of that digest, so a layer named by the wrong media type
 // or size must not spoil it for others: see scanner.Analyzer.
 func (c *content) problems() []pratique.Problem {
@@ -176,9 +176,6 @@ func (c *content) problems() []pratique.Problem {
 	}
 	if c.err != nil {
 		fatal("compression", "%v", c.err)
-	}
-	if c.stray {
-		out = append(out, pratique.Problem{Source: "layer", Message: "data follows the end of the archive: it is not read"})
 	}
 	return out
 }

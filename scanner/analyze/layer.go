@@ -34,9 +34,14 @@ func (a *Analyzer) Layer(ctx context.Context, d pratique.Descriptor, r io.Reader
 		return pratique.Inventory{}, fmt.Errorf("reading layer %s: %w", d.Digest, content.source.err)
 	}
 	problems := content.problems()
-	if err != nil && len(problems) == 0 {
-		// A broken stream is why reading it as a tar failed: say it once.
+	switch {
+	case len(problems) > 0: // a broken stream is why it cannot be read as an archive: say it once
+	case err != nil:
 		problems = append(problems, pratique.Problem{Source: "layer", Message: printable(err.Error()), Fatal: true})
+	case content.uncompressed%512 != 0:
+		problems = append(problems, pratique.Problem{Source: "layer", Message: "the archive is cut off", Fatal: true})
+	case content.stray:
+		problems = append(problems, pratique.Problem{Source: "layer", Message: "data follows the end of the archive: it is not read"})
 	}
 	problems = append(problems, found.problems...)
 	problems = append(problems, a.log.take()...)

@@ -170,10 +170,40 @@ func (e entry) harmless() bool {
 		return true
 	// dpkg: lists of installed files serve to hide language packages that dpkg
 	// owns; without one more is reported. `available` gives checksums alone.
-	case "Walk error":
-		return strings.HasSuffix(e.path, ".md5sums")
 	case "Parse error":
 		return e.path == "var/lib/dpkg/available"
+	case "Walk error":
+		// ".par" is also the name of things that are no Java archives.
+		return strings.HasSuffix(e.path, ".md5sums") ||
+			strings.HasSuffix(e.path, ".par") && strings.HasSuffix(e.err, ": zip: not a valid zip file")
+	case "Analysis error":
+		return notNPM(e.err)
+	// A config without history makes a Dockerfile without a line: nothing to check.
+	case "Failed to parse file":
+		return e.err == "dockerfile parse error: file with no instructions"
 	}
 	return false
+}
+
+// notNPM tells a package.json that is not one: npm packages carry others inside
+// (rxjs 6 has one per module, test suites broken ones on purpose). Without a name
+// that the registry takes no advisory can be of it, and what is no JSON object is
+// not loaded by Node.js either. An object with a field of an unexpected type is
+// not among them: it may be an installed package.
+func notNPM(err string) bool {
+	rest, ok := strings.CutPrefix(err, "failed to parse ")
+	if !ok {
+		return false
+	}
+	path, cause, ok := strings.Cut(rest, ": ")
+	if !ok || path != "package.json" && !strings.HasSuffix(path, "/package.json") {
+		return false
+	}
+	cause = strings.TrimPrefix(cause, "failed to parse "+path+": ")
+	if cause == "Name can only contain URL-friendly characters" {
+		return true
+	}
+	decode, ok := strings.CutPrefix(cause, "JSON decode error: ")
+	return ok && (decode == "EOF" || decode == "unexpected EOF" || strings.HasPrefix(decode, "invalid character ") ||
+		strings.HasPrefix(decode, "json: cannot unmarshal ") && strings.HasSuffix(decode, " into Go value of type packagejson.packageJSON"))
 }

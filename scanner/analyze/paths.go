@@ -28,15 +28,14 @@ var databases = map[string][]string{
 	"os": {
 		"etc/os-release", "usr/lib/os-release", "etc/alpine-release", "etc/debian_version", "etc/lsb-release",
 		"etc/redhat-release", "etc/centos-release", "etc/rocky-release", "etc/almalinux-release", "etc/oracle-release",
-		"etc/fedora-release", "usr/lib/fedora-release", "etc/system-release", "usr/lib/system-release", "etc/SuSE-release",
-		"etc/SUSE-brand",
+		"etc/fedora-release", "usr/lib/fedora-release", "etc/system-release", "usr/lib/system-release",
 	},
 }
 
 // released are release files that nothing but the OS-specific analyzers read:
 // a link from one of them to a file of another name is how distributions ship
 // them, and the operating system is found by os-release all the same.
-var released = []string{"etc/lsb-release", "etc/redhat-release", "etc/centos-release", "etc/system-release", "etc/SuSE-release", "etc/SUSE-brand"}
+var released = []string{"etc/lsb-release", "etc/redhat-release", "etc/centos-release", "etc/system-release"}
 
 // pathCheck looks at the entries of a layer before Trivy's walker does.
 type pathCheck struct {

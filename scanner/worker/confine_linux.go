@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,11 @@ import (
 // limit sets the child's own resource limits. They back the parent's watch,
 // which looks only every so often.
 func limit(s Settings) error {
+	// RLIMIT_DATA counts what the runtime has mapped already, too.
+	mapped, err := dataSize()
+	if err != nil {
+		return err
+	}
 	for _, l := range []struct {
 		name     string
 		resource int
@@ -20,7 +26,7 @@ func limit(s Settings) error {
 		set      bool
 	}{
 		{"core", unix.RLIMIT_CORE, 0, true},
-		{"data", unix.RLIMIT_DATA, 2*s.Memory + 256<<20, s.Memory > 0},
+		{"data", unix.RLIMIT_DATA, mapped + 2*s.Memory, s.Memory > 0},
 		{"fsize", unix.RLIMIT_FSIZE, s.FileSize, s.FileSize > 0},
 		{"nofile", unix.RLIMIT_NOFILE, s.OpenFiles, s.OpenFiles > 0},
 	} {
@@ -38,6 +44,24 @@ func limit(s Settings) error {
 		}
 	}
 	return nil
+}
+
+// dataSize is what RLIMIT_DATA has counted so far: private writable mappings.
+func dataSize() (int64, error) {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, fmt.Errorf("reading the size of the process: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if kib, ok := strings.CutPrefix(line, "VmData:"); ok {
+			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(kib), " kB"), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("reading the size of the process: %w", err)
+			}
+			return n << 10, nil
+		}
+	}
+	return 0, fmt.Errorf("reading the size of the process: no VmData")
 }
 
 // confine takes from this process, for good, what an analyzer never needs:

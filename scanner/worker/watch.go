@@ -208,11 +208,8 @@ func (p *Pool) bury(ch *child, f *feed, q Request, d death) pratique.Inventory {
 // diagnose tells from status and standard error why a child that is gone went.
 func (ch *child) diagnose(c Config) death {
 	stderr := ch.stderr.head()
-	switch {
-	case strings.Contains(stderr, "out of memory") || strings.Contains(stderr, "cannot allocate memory"):
+	if strings.Contains(stderr, "out of memory") || strings.Contains(stderr, "cannot allocate memory") {
 		return death{deathMemory, "memory limit of " + bytesText(c.Memory) + " exceeded"}
-	case strings.Contains(stderr, "SIGXFSZ"):
-		return death{deathDisk, "temporary disk limit of " + bytesText(c.TempDisk) + " exceeded by one file"}
 	}
 	for line := range strings.Lines(stderr) {
 		for _, prefix := range []string{"panic: ", "fatal error: ", "runtime: "} {
