@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"pratique"
 	"pratique/web"
 )
 
@@ -67,9 +68,9 @@ func verdictLine(v *web.CheckVerdict) string {
 	}
 	var text string
 	switch v.Outcome {
-	case "allow":
+	case pratique.OutcomeAllow:
 		text = "ALLOWED"
-	case "warn":
+	case pratique.OutcomeWarn:
 		text = "ALLOWED with a warning"
 	default:
 		text = "REFUSED"
@@ -148,30 +149,38 @@ func printChildren(w io.Writer, width int, children []web.Check) error {
 	return printTable(w, width, []column{{"PLATFORM", 0}, {"DIGEST", 0}, {"OUTCOME", 0}, {"STATE", 0}, {"C/H/M/L/U", 0}}, rows)
 }
 
+// printFindings writes the findings, those that look the same once: a package
+// may be in an image in several places, which -o json tells apart.
 func printFindings(w io.Writer, width int, fs []web.CheckFinding, all bool) error {
-	if len(fs) == 0 {
-		return nil
-	}
-	shown := fs
-	if !all && len(fs) > shownFindings {
-		shown = fs[:shownFindings]
-	}
-	rows := make([][]string, 0, len(shown))
-	for _, f := range shown {
+	var rows [][]string
+	seen := make(map[string]bool)
+	for _, f := range fs {
 		name := f.Package
 		if name == "" {
 			name = f.Path // a secret or a misconfiguration is in a file, not in a package
 		}
 		status := f.Status
-		if f.Kind != "vulnerability" {
+		if f.Kind != pratique.KindVulnerability {
 			status = string(f.Kind)
 		}
-		rows = append(rows, []string{string(f.Severity), f.ID, name, dash(f.Installed), dash(f.Fixed), dash(status)})
+		row := []string{string(f.Severity), f.ID, name, dash(f.Installed), dash(f.Fixed), dash(status)}
+		if key := strings.Join(row, "\x00"); !seen[key] {
+			seen[key] = true
+			rows = append(rows, row)
+		}
+	}
+	more := 0
+	if !all && len(rows) > shownFindings {
+		more = len(rows) - shownFindings
+		rows = rows[:shownFindings]
+	}
+	if len(rows) == 0 {
+		return nil
 	}
 	_, _ = fmt.Fprintln(w)
 	err := printTable(w, width, []column{{"SEVERITY", 0}, {"ID", 12}, {"PACKAGE", 10}, {"INSTALLED", 9}, {"FIXED", 9}, {"STATUS", 8}}, rows)
-	if err == nil && len(shown) < len(fs) {
-		_, err = fmt.Fprintf(w, "… and %d more: --all or -o json shows them\n", len(fs)-len(shown))
+	if err == nil && more > 0 {
+		_, err = fmt.Fprintf(w, "… and %d more: --all or -o json shows them\n", more)
 	}
 	return err
 }

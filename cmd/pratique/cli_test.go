@@ -235,6 +235,19 @@ findings   not known
 	}
 }
 
+func TestCheckTableShowsEqualLinesOnce(t *testing.T) {
+	f := vulnerable()
+	d := f.decisions["lab/bad:1"]
+	again := d.Report.Findings[1]
+	again.Path = "another/place"
+	d.Report.Findings = append(d.Report.Findings, again)
+	f.decisions["lab/bad:1"] = d
+	got := runCommand(t, f.start(t), "check", "lab/bad:1")
+	if n := strings.Count(got.out, "\nCRITICAL "); n != 1 || !strings.Contains(got.out, "2 critical") {
+		t.Errorf("%d lines of it in\n%s", n, got.out)
+	}
+}
+
 // TestTablesStayWithinTheirWidth feeds names that an image's maker may choose.
 func TestTablesStayWithinTheirWidth(t *testing.T) {
 	f := vulnerable()

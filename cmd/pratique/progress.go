@@ -57,7 +57,7 @@ func (p *progress) stop() {
 func (p *progress) show() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	started, state, shown := time.Now(), "asking", false
+	started, state, shown := time.Now(), "waiting for a verdict", false
 	for {
 		select {
 		case <-p.done:

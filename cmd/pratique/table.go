@@ -91,11 +91,12 @@ func printable(s string) string {
 }
 
 // wrap breaks text into lines of at most n runes, at spaces where there are any.
+// A word a little longer than a line stays whole: digests are there to be copied.
 func wrap(text string, n int) []string {
 	var lines []string
 	line := ""
 	for _, word := range strings.Fields(printable(text)) {
-		for utf8.RuneCountInString(word) > n {
+		for utf8.RuneCountInString(word) > n+8 {
 			if line != "" {
 				lines, line = append(lines, line), ""
 			}
