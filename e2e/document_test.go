@@ -31,7 +31,7 @@ var (
 	documentLock sync.Mutex
 	ansi         = regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]")
 	progress     = regexp.MustCompile(`(?m)^.*(resolved +\||resolving +\||done +\||waiting +\||downloading +\||elapsed: ).*\n`)
-	logTime      = regexp.MustCompile(`time="[^"]*"`)
+	logTime      = regexp.MustCompile(`time="[^"]*"|(?m)^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
 )
 
 // shown compares what a client showed with the block of the document named
@@ -41,7 +41,7 @@ func shown(t *testing.T, client, what, output string, p *Pratique, u *Upstream) 
 	got := strings.ReplaceAll(output, "\r", "\n")
 	got = ansi.ReplaceAllString(got, "")
 	got = progress.ReplaceAllString(got, "")
-	got = logTime.ReplaceAllString(got, `time="..."`)
+	got = logTime.ReplaceAllString(got, "")
 	got = strings.ReplaceAll(got, p.Registry, "proxy:5000")
 	got = strings.ReplaceAll(got, u.Addr, "upstream:7001")
 	lines := strings.Split(got, "\n")

@@ -66,13 +66,13 @@ admin: {listen: %q}
 cache: {tagTTL: %s}
 upstreams:
   docker.io: {url: "http://%s", private: true}
-  lab: {url: "http://%[7]s", private: true}
-database: {path: %[8]q}
+  lab: {url: "http://localhost%[8]s", private: true}
+database: {path: %[9]q}
 javaDatabase: {sources: []}
 platforms: [linux/amd64, linux/arm64]
-%[9]s
+%[10]s
 `, filepath.Join(p.dir, "data"), p.Registry, o.Hold, o.Head, strings.TrimPrefix(p.Admin, "http://"), o.TagTTL,
-		u.Addr, filepath.Join(root(t), demoDatabase), o.Extra)
+		u.Addr, u.Addr[strings.LastIndexByte(u.Addr, ':'):], filepath.Join(root(t), demoDatabase), o.Extra)
 }
 
 // Start starts the server with the state that is there.

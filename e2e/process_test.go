@@ -43,8 +43,8 @@ func startProcess(t testing.TB, name string, cmd *exec.Cmd) *process {
 	}()
 	t.Cleanup(func() {
 		p.stop()
-		if t.Failed() {
-			t.Logf("log of %s:\n%s", name, p.log.tail(8000))
+		if t.Failed() && name == "pratique" {
+			t.Logf("log of %s:\n%s", name, p.log.tail(3000))
 		}
 	})
 	return p

@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -84,6 +86,7 @@ http: {addr: %q, secret: e2e}
 	}
 
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: addr})
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // clients that leave are part of the tests
 	u.tap = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		u.hold(r)
 		rec := &recorder{ResponseWriter: w}

@@ -96,7 +96,8 @@ func TestRefusalIsReadable(t *testing.T) {
 		t.Fatalf("refusal: %s", body)
 	}
 	worst := e.Detail.Findings[0]
-	for _, want := range []string{refusal, worst.ID, worst.Package, worst.Installed + " -> " + worst.Fixed, "verdict " + e.Detail.Verdict.ID} {
+	fixed, _, _ := strings.Cut(worst.Fixed, ",") // one of several is enough
+	for _, want := range []string{refusal, worst.ID, worst.Package, worst.Installed + " -> " + fixed, "verdict " + e.Detail.Verdict.ID} {
 		if !strings.Contains(first, want) {
 			t.Errorf("the first 300 characters lack %q:\n%s", want, first)
 		}
