@@ -53,9 +53,6 @@ func (a *analyzers) start(ctx context.Context, java *database.Database) error {
 	if err := prepareTemp(a.cfg.TempDir()); err != nil {
 		return fmt.Errorf("dataDir: %w", err)
 	}
-	if !a.cfg.Scanner.Secrets {
-		a.log.WarnContext(ctx, "scanner.secrets is false, but the analyzer has no such switch yet: secrets are looked for")
-	}
 	a.java = java
 	_ = java.Open(ctx) // says why in the log
 	dir, kept := java.Dir()

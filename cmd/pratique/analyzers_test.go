@@ -68,7 +68,7 @@ func started(t *testing.T) (*analyzers, *database.Database, *prometheus.Registry
 	reg := prometheus.NewRegistry()
 	log := slog.New(slog.DiscardHandler)
 	a := newAnalyzers(cfg, log, reg)
-	java := database.NewJava(javaConfig(cfg, log, reg, a.javaChanged))
+	java := database.NewJava(javaConfig(cfg, nil, log, reg, a.javaChanged))
 	if err := a.start(t.Context(), java); err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestStartWithABrokenJavaDatabase(t *testing.T) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	second := newAnalyzers(first.cfg, log, prometheus.NewRegistry())
-	if err := second.start(t.Context(), database.NewJava(javaConfig(first.cfg, log, nil, second.javaChanged))); err != nil {
+	if err := second.start(t.Context(), database.NewJava(javaConfig(first.cfg, nil, log, nil, second.javaChanged))); err != nil {
 		t.Fatal(fmt.Errorf("a broken Java database keeps the server from starting: %w", err))
 	}
 	if err := second.Close(); err != nil {

@@ -77,7 +77,7 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 	if err != nil {
 		return err
 	}
-	names, upstreams, err := newUpstreams(cfg, metrics)
+	names, upstreams, fetch, err := newUpstreams(cfg, metrics)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 	matcher := match.New(match.Config{Log: log, Metrics: metrics})
 	parts.Add(closing("matcher", matcher.Close))
 	analyzers := newAnalyzers(cfg, log, metrics)
-	java := database.NewJava(javaConfig(cfg, log, metrics, analyzers.javaChanged))
+	java := database.NewJava(javaConfig(cfg, fetch, log, metrics, analyzers.javaChanged))
 	if err := analyzers.start(ctx, java); err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 	scans := scheduler.New(state,
 		scanner.New(cache, analyzers, matcher, state, scanner.Config{Log: log, Metrics: metrics}),
 		state, scheduler.Config{Log: log, Metrics: metrics})
-	db := database.New(databaseConfig(cfg, log, metrics, func(_, _ pratique.Engine) { scans.DatabaseChanged(ctx) }), matcher)
+	db := database.New(databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { scans.DatabaseChanged(ctx) }), matcher)
 	parts.Add(
 		rungroup.Part{Name: "java database", Run: untilStopped(java.Run)},
 		rungroup.Part{Name: "database", Run: untilStopped(db.Run)},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -37,10 +38,12 @@ func blobsConfig(cfg config.Config) store.BlobsConfig {
 }
 
 // newUpstreams makes a client for each upstream, and the index of their names,
-// outside of which nothing is ever dialled.
-func newUpstreams(cfg config.Config, metrics prometheus.Registerer) (*proxy.UpstreamIndex, map[string]proxy.Upstream, error) {
+// outside of which nothing is ever dialled. The round tripper is for the sources
+// of databases: it holds them to the same rule.
+func newUpstreams(cfg config.Config, metrics prometheus.Registerer) (*proxy.UpstreamIndex, map[string]proxy.Upstream, http.RoundTripper, error) {
 	urls := make(map[string]string, len(cfg.Upstreams))
-	clients := make(map[string]proxy.Upstream, len(cfg.Upstreams))
+	upstreams := make(map[string]proxy.Upstream, len(cfg.Upstreams))
+	clients := make([]*upstream.Client, 0, len(cfg.Upstreams))
 	for key, u := range cfg.Upstreams {
 		client, err := upstream.New(key, upstream.Config{
 			URL:     u.URL,
@@ -54,12 +57,13 @@ func newUpstreams(cfg config.Config, metrics prometheus.Registerer) (*proxy.Upst
 			Metrics:   metrics,
 		})
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
-		urls[key], clients[key] = u.URL, client
+		urls[key], upstreams[key] = u.URL, client
+		clients = append(clients, client)
 	}
 	names, err := proxy.NewUpstreamIndex(urls)
-	return names, clients, err
+	return names, upstreams, upstream.Transport(clients...), err
 }
 
 func cacheConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer) proxy.CacheConfig {
@@ -75,15 +79,16 @@ func gateConfig(cfg config.Config, names *proxy.UpstreamIndex, metrics prometheu
 		Platforms: cfg.WantedPlatforms(),
 		Hold:      least(cfg.Registry.Hold),
 		MaxHeld:   cfg.Registry.MaxHeld,
+		Help:      cfg.Refusal.Help,
 		Upstreams: names,
 		Metrics:   metrics,
 	}
 }
 
-func databaseConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer, moved func(prev, next pratique.Engine)) database.Config {
+func databaseConfig(cfg config.Config, fetch http.RoundTripper, log *slog.Logger, metrics prometheus.Registerer, moved func(prev, next pratique.Engine)) database.Config {
 	return database.Config{
 		Dir: cfg.DatabaseDir(), Path: cfg.Database.Path, Sources: cfg.Database.Sources, Refresh: cfg.Database.Refresh,
-		Keychain: authn.DefaultKeychain, OnAdopt: moved, Log: log, Metrics: metrics,
+		Transport: fetch, Keychain: authn.DefaultKeychain, OnAdopt: moved, Log: log, Metrics: metrics,
 	}
 }
 
@@ -91,10 +96,10 @@ func databaseConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Regi
 // little, and each change makes every layer's inventory one of another analyzer.
 const javaRefresh = 7 * 24 * time.Hour
 
-func javaConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer, changed func(prev, next pratique.Engine)) database.Config {
+func javaConfig(cfg config.Config, fetch http.RoundTripper, log *slog.Logger, metrics prometheus.Registerer, changed func(prev, next pratique.Engine)) database.Config {
 	return database.Config{
 		Dir: cfg.JavaDatabaseDir(), Path: cfg.JavaDatabase.Path, Sources: cfg.JavaDatabase.Sources, Refresh: javaRefresh,
-		Keychain: authn.DefaultKeychain, OnAdopt: changed, Log: log, Metrics: metrics,
+		Transport: fetch, Keychain: authn.DefaultKeychain, OnAdopt: changed, Log: log, Metrics: metrics,
 	}
 }
 

@@ -222,9 +222,6 @@ type Scanner struct {
 	// TempDisk is how much one worker may write to temporary files (nested
 	// archives are unpacked there).
 	TempDisk Size `yaml:"tempDisk"`
-	// Secrets looks for credentials in files. It costs about five times the CPU
-	// of packages alone.
-	Secrets bool `yaml:"secrets"`
 	// Licenses looks for licence texts in files. It costs about twenty times the
 	// CPU of packages alone.
 	Licenses bool `yaml:"licenses"`
@@ -263,7 +260,6 @@ func base() Config {
 			Timeout:      5 * time.Minute,
 			MaxLayerSize: 10 * GiB,
 			TempDisk:     4 * GiB,
-			Secrets:      true,
 		},
 		Platforms: []Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}},
 		Log:       Log{Level: "info", Format: "text"},

@@ -198,7 +198,7 @@ upstreams:
 		{"what is not named stays", []string{"PRATIQUE_REGISTRY_LISTEN=:2"}, nil, func(c Config) any { return c.Registry.Hold }, 5 * time.Second},
 		{"words of a key", []string{"PRATIQUE_CACHE_TAG_TTL=2m"}, nil, func(c Config) any { return c.Cache.TagTTL }, 2 * time.Minute},
 		{"size", []string{"PRATIQUE_SCANNER_MAX_LAYER_SIZE=3GiB"}, nil, func(c Config) any { return c.Scanner.MaxLayerSize }, 3 * GiB},
-		{"switch", []string{"PRATIQUE_SCANNER_SECRETS=false"}, nil, func(c Config) any { return c.Scanner.Secrets }, false},
+		{"switch", []string{"PRATIQUE_SCANNER_LICENSES=true"}, nil, func(c Config) any { return c.Scanner.Licenses }, true},
 		{"list", []string{"PRATIQUE_PLATFORMS=linux/arm64, linux/arm/v7"}, nil, func(c Config) any { return c.Platforms }, []Platform{{OS: "linux", Architecture: "arm64"}, {OS: "linux", Architecture: "arm", Variant: "v7"}}},
 		{"upstream with a dot in its key", []string{"PRATIQUE_UPSTREAMS_DOCKER_IO_URL=https://mirror.example"}, nil, func(c Config) any { return c.Upstreams["docker.io"].URL }, "https://mirror.example"},
 		{"the same by flag", nil, []string{"upstreams.docker.io.url=https://mirror.example"}, func(c Config) any { return c.Upstreams["docker.io"].URL }, "https://mirror.example"},
