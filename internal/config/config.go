@@ -185,7 +185,8 @@ type Credentials struct {
 // Database is the vulnerability database.
 type Database struct {
 	// Sources are the artifacts to fetch it from, in order: the next one is asked
-	// when one does not answer.
+	// when one does not answer. One at a private address must be configured under
+	// upstreams too, with private true.
 	Sources []string `yaml:"sources"`
 	// Path is a copy on disk: a directory, a .tar.gz or an OCI layout. If set, no
 	// source is ever asked (air gap).
