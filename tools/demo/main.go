@@ -54,8 +54,9 @@ func main() {
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *path, *binary, *logPath, *leave); err != nil && !errors.Is(err, context.Canceled) {
+	err := run(ctx, *path, *binary, *logPath, *leave)
+	stop()
+	if err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, "\nmake run:", err)
 		os.Exit(1)
 	}

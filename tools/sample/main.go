@@ -23,8 +23,9 @@ func main() {
 	archive := flag.String("archive", images.Archive, "tar of the OCI layout that holds the images")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := serve(ctx, *listen, *archive); err != nil {
+	err := serve(ctx, *listen, *archive)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sample:", err)
 		os.Exit(1)
 	}
