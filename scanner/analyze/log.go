@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"syscall"
 
 	"pratique"
 )
@@ -123,7 +124,25 @@ func (e entry) problem() pratique.Problem {
 	if len(e.details) > 0 {
 		m += " (" + strings.Join(e.details, ", ") + ")"
 	}
-	return pratique.Problem{Path: e.path, Source: e.source, Message: printable(m)}
+	p := pratique.Problem{Path: printable(e.path), Source: e.source, Message: printable(m)}
+	if environment(e.err) {
+		p.Source, p.Fatal = "worker", true
+	}
+	return p
+}
+
+// environment tells errors that are the machine's or a limit's: they must not be
+// stored as the layer's own, so they are fatal.
+func environment(err string) bool {
+	for _, errno := range []syscall.Errno{
+		syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, syscall.EIO, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
+		syscall.EPERM, syscall.EACCES,
+	} {
+		if strings.HasSuffix(err, ": "+errno.Error()) {
+			return true
+		}
+	}
+	return false
 }
 
 // printable bounds a message and takes out what a layer's file names and

@@ -4,8 +4,11 @@ package analyze
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/aquasecurity/trivy/pkg/log"
@@ -93,6 +96,21 @@ func TestRecorder(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What the machine did is fatal, so that it is not stored as the layer's doing.
+func TestRecorderEnvironment(t *testing.T) {
+	for err, want := range map[error]bool{
+		fmt.Errorf("failed to parse rpmdb: %w", &fs.PathError{Op: "write", Path: "/tmp/x", Err: syscall.ENOSPC}): true,
+		fmt.Errorf("copy: %w", &fs.PathError{Op: "write", Path: "/tmp/x", Err: syscall.EFBIG}):                   true,
+		errors.New("failed to parse rpmdb: unexpected EOF"):                                                      false,
+	} {
+		r := newRecorder()
+		slog.New(r).Debug("Analysis error", log.Err(err))
+		if got := r.take(); len(got) != 1 || got[0].Fatal != want {
+			t.Errorf("%v: %+v, want fatal %v", err, got, want)
+		}
 	}
 }
 

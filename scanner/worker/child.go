@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +42,7 @@ func start(c Config, kind Kind, stop <-chan struct{}) (_ *child, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("settings: %w", err)
 	}
-	temp, err := os.MkdirTemp(c.TempDir, "pratique-worker-")
+	temp, err := os.MkdirTemp(c.TempDir, "")
 	if err != nil {
 		return nil, fmt.Errorf("temporary directory of a worker: %w", err)
 	}
@@ -55,7 +56,7 @@ func start(c Config, kind Kind, stop <-chan struct{}) (_ *child, err error) {
 		return nil, errors.Join(fmt.Errorf("pipe from a worker: %w", err), inRead.Close(), inWrite.Close(), os.RemoveAll(temp))
 	}
 	ch.in, ch.out = inWrite, outRead
-	ch.cmd = exec.Command(c.Path)
+	ch.cmd = exec.Command(c.Path) //nolint:noctx // end is what ends a child, and waits for it
 	ch.cmd.Dir = temp
 	ch.cmd.Env = []string{
 		settingsVariable + "=" + string(settings), parentVariable + "=" + strconv.Itoa(os.Getpid()),
@@ -92,13 +93,11 @@ func (ch *child) greet(c Config, stop <-chan struct{}) error {
 	select {
 	case err = <-greeted:
 	case <-timer.C:
-		err = fmt.Errorf("no greeting within %v", startTimeout)
 		ch.end() // ends the read
-		<-greeted
+		err = fmt.Errorf("no greeting within %v: %w", startTimeout, <-greeted)
 	case <-stop:
-		err = errClosed
 		ch.end()
-		<-greeted
+		err = errors.Join(errClosed, <-greeted)
 	}
 	switch {
 	case errors.Is(err, errClosed):
@@ -163,16 +162,18 @@ func (ch *child) memory() int64 {
 // sparse file takes none. It stops counting above limit.
 func (ch *child) disk(limit int64) int64 {
 	var total int64
+	// What cannot be looked at does not count: RLIMIT_FSIZE stands behind.
 	_ = filepath.WalkDir(ch.temp, func(_ string, d os.DirEntry, err error) error {
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil // removed while we look
 		}
-		info, err := d.Info()
 		if err != nil {
-			return nil
+			return err
 		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			total += st.Blocks * 512
+		if info, err := d.Info(); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				total += st.Blocks * 512
+			}
 		}
 		if total > limit {
 			return filepath.SkipAll

@@ -42,10 +42,10 @@ type Config struct {
 	Uncompressed int64
 	// TempDisk is what a child's temporary files may take. If zero, 4 GiB.
 	TempDisk int64
-	// TempDir is where the children's private temporary directories are made. If
-	// empty, the system's.
+	// TempDir is where the children's private temporary directories are made; what
+	// a killed server left there is removed. If empty, the system's.
 	TempDir string
-	// Reply is the largest answer that is read. If zero, 256 MiB.
+	// Reply is the largest answer that is read. If zero, 64 MiB.
 	Reply int64
 	// OpenFiles a child may hold. If zero, 4096.
 	OpenFiles int64
@@ -72,7 +72,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.Uncompressed = cmp.Or(c.Uncompressed, 10<<30)
 	c.TempDisk = cmp.Or(c.TempDisk, 4<<30)
 	c.TempDir = cmp.Or(c.TempDir, os.TempDir())
-	c.Reply = cmp.Or(c.Reply, 256<<20)
+	c.Reply = cmp.Or(c.Reply, 64<<20)
 	c.OpenFiles = cmp.Or(c.OpenFiles, 4096)
 	c.ConfigAnswers = cmp.Or(c.ConfigAnswers, 1000)
 	c.ConfigIdle = cmp.Or(c.ConfigIdle, 2*time.Minute)

@@ -104,7 +104,7 @@ const (
 // filter is the BPF program. Denied calls fail with EPERM, so that an analyzer
 // that tries gets an error, which is kept as a problem.
 func filter() ([]unix.SockFilter, error) {
-	arch, ok := auditArch[runtime.GOARCH]
+	arch, ok := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[runtime.GOARCH]
 	if !ok {
 		return nil, fmt.Errorf("seccomp filter: architecture %s is not supported", runtime.GOARCH)
 	}
@@ -130,7 +130,7 @@ func filter() ([]unix.SockFilter, error) {
 		// The x32 numbers are a second door to the same calls.
 		p = append(p, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: 0x40000000, Jf: 1}, ret(errno(unix.EPERM)))
 	}
-	for _, nr := range deniedCalls {
+	for _, nr := range deniedCalls() {
 		p = append(p, unless(nr), ret(errno(unix.EPERM)))
 	}
 	return append(p,
@@ -146,13 +146,13 @@ func filter() ([]unix.SockFilter, error) {
 	), nil
 }
 
-var auditArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
-
-// deniedCalls are denied on every architecture; see also legacyCalls. io_uring
-// is among them because it opens sockets without the system call socket.
-var deniedCalls = append([]uint32{
-	unix.SYS_SOCKET, unix.SYS_SOCKETPAIR, unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_IO_URING_SETUP,
-	unix.SYS_EXECVE, unix.SYS_EXECVEAT,
-	unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PIDFD_GETFD,
-	unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_MOUNT, unix.SYS_BPF, unix.SYS_KEYCTL, unix.SYS_ADD_KEY,
-}, legacyCalls...)
+// deniedCalls are those of every architecture and the architecture's own.
+// io_uring is among them because it opens sockets without the system call socket.
+func deniedCalls() []uint32 {
+	return append([]uint32{
+		unix.SYS_SOCKET, unix.SYS_SOCKETPAIR, unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_IO_URING_SETUP,
+		unix.SYS_EXECVE, unix.SYS_EXECVEAT,
+		unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PIDFD_GETFD,
+		unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_MOUNT, unix.SYS_BPF, unix.SYS_KEYCTL, unix.SYS_ADD_KEY,
+	}, legacyCalls()...)
+}

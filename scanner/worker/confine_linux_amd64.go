@@ -3,4 +3,4 @@ package worker
 import "golang.org/x/sys/unix"
 
 // legacyCalls exist on amd64 only.
-var legacyCalls = []uint32{unix.SYS_FORK, unix.SYS_VFORK}
+func legacyCalls() []uint32 { return []uint32{unix.SYS_FORK, unix.SYS_VFORK} }

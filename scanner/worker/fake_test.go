@@ -27,6 +27,9 @@ import (
 func TestMain(m *testing.M) {
 	settings, child, err := worker.ReadSettings()
 	if !child {
+		if temp := os.Getenv(serverVariable); temp != "" {
+			serve(temp)
+		}
 		os.Exit(m.Run())
 	}
 	if err == nil {
@@ -42,6 +45,26 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// serverVariable makes this program a server with children and with temporary
+// files in the directory it names, until it is killed.
+const serverVariable = "PRATIQUE_TEST_SERVER"
+
+func serve(temp string) {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	p, err := worker.NewPool(context.Background(), worker.Config{Path: self, TempDir: temp, Workers: 1})
+	if err != nil {
+		panic(err)
+	}
+	d, layer := order("disk slowly", 0)
+	go func() { _, _ = p.Layer(context.Background(), d, bytes.NewReader(layer)) }()
+	time.Sleep(500 * time.Millisecond)
+	fmt.Print("ready")
+	time.Sleep(time.Hour)
 }
 
 const fakeKey = "fake-1"
@@ -85,6 +108,9 @@ func perform(order string, inv pratique.Inventory, r io.Reader) (pratique.Invent
 			_ = os.WriteFile(filepath.Join(os.TempDir(), fmt.Sprint(i)), make([]byte, 1<<20), 0o600)
 			time.Sleep(time.Millisecond)
 		}
+	case "disk slowly":
+		_ = os.WriteFile(filepath.Join(os.TempDir(), "x"), nil, 0o600)
+		time.Sleep(time.Hour)
 	case "one file":
 		f, err := os.Create(filepath.Join(os.TempDir(), "one"))
 		for err == nil {

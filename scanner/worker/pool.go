@@ -22,13 +22,15 @@ type Pool struct {
 	cfg     Config
 	key     string
 	metrics metrics
+	temp    tempDir
 
-	slots   chan struct{} // one token per layer under analysis
-	spares  chan *child
-	configs chan struct{} // held by the one who talks to the resident child
-	closed  chan struct{}
-	closing sync.Once
-	running sync.WaitGroup
+	slots    chan struct{} // one token per layer under analysis
+	spares   chan *child
+	configs  chan struct{} // held by the one who talks to the resident child
+	closed   chan struct{}
+	closing  sync.Once // sets closeErr
+	closeErr error
+	running  sync.WaitGroup
 
 	// mu guards stopped: nothing is added to running once it is set.
 	mu      sync.Mutex
@@ -57,9 +59,13 @@ func NewPool(ctx context.Context, c Config) (*Pool, error) {
 	if p.metrics, err = newMetrics(c.Metrics); err != nil {
 		return nil, err
 	}
-	first, err := start(c, KindLayer, ctx.Done())
+	if p.temp, err = makeTempDir(c.TempDir); err != nil {
+		return nil, err
+	}
+	p.cfg.TempDir = p.temp.path
+	first, err := start(p.cfg, KindLayer, ctx.Done())
 	if err != nil {
-		return nil, errors.Join(err, context.Cause(ctx))
+		return nil, errors.Join(err, context.Cause(ctx), p.temp.remove())
 	}
 	p.key = first.hello.Key
 	if c.Spares == 0 {
@@ -76,12 +82,15 @@ func (p *Pool) Key() string { return p.key }
 
 // Close ends all children and waits until they are gone. Calls under way fail.
 func (p *Pool) Close() error {
-	p.closing.Do(func() {
-		p.mu.Lock()
-		p.stopped = true
-		p.mu.Unlock()
-		close(p.closed)
-	})
+	p.closing.Do(func() { p.closeErr = p.shut() })
+	return p.closeErr
+}
+
+func (p *Pool) shut() error {
+	p.mu.Lock()
+	p.stopped = true
+	p.mu.Unlock()
+	close(p.closed)
 	p.running.Wait()
 	for {
 		select {
@@ -95,7 +104,7 @@ func (p *Pool) Close() error {
 	p.configs <- struct{}{}
 	p.retire()
 	<-p.configs
-	return nil
+	return p.temp.remove()
 }
 
 // enter counts a call or a goroutine of the pool; leave must follow.

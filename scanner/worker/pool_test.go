@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -47,7 +50,7 @@ func fakePool(t *testing.T, c worker.Config) *worker.Pool {
 		if left := children(t, self); len(left) > 0 {
 			t.Errorf("children left: %v", left)
 		}
-		if left, _ := filepath.Glob(filepath.Join(c.TempDir, "*")); len(left) > 0 {
+		if left, _ := filepath.Glob(filepath.Join(c.TempDir, "*", "*")); len(left) > 0 {
 			t.Errorf("files left: %v", left)
 		}
 	})
@@ -57,6 +60,11 @@ func fakePool(t *testing.T, c worker.Config) *worker.Pool {
 // children lists this process's children that run the given program, zombies
 // included.
 func children(t *testing.T, program string) []int {
+	t.Helper()
+	return childrenOf(t, os.Getpid(), program)
+}
+
+func childrenOf(t *testing.T, parent int, program string) []int {
 	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -71,7 +79,7 @@ func children(t *testing.T, program string) []int {
 		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(s)))
 		comm := filepath.Base(program)[:min(len(filepath.Base(program)), 15)]
-		if len(f) > 1 && f[1] == strconv.Itoa(os.Getpid()) && strings.Contains(string(b), comm) {
+		if len(f) > 1 && f[1] == strconv.Itoa(parent) && strings.Contains(string(b), comm) {
 			out = append(out, pid)
 		}
 	}
@@ -392,6 +400,65 @@ func TestNewPoolRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// When the server is killed its children die with it, and the next server
+// removes their files.
+func TestServerKilled(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	temp := t.TempDir()
+	server := exec.Command(self)
+	server.Env = append(os.Environ(), serverVariable+"="+temp)
+	out, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 5)); err != nil { // "ready"
+		t.Fatal(err)
+	}
+	pids := childrenOf(t, server.Process.Pid, self)
+	if len(pids) == 0 {
+		t.Fatal("the server has no children")
+	}
+	_ = server.Process.Kill()
+	_ = server.Wait()
+	for _, pid := range pids {
+		for i := 0; syscall.Kill(pid, 0) == nil && !zombie(pid); i++ {
+			if i == 100 {
+				t.Fatalf("child %d survived", pid)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(temp, "*", "*")); len(left) == 0 {
+		t.Fatal("the killed server left nothing: this test tests nothing")
+	}
+	p, err := worker.NewPool(t.Context(), worker.Config{Path: self, TempDir: temp})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := worker.NewPool(t.Context(), worker.Config{Path: self, TempDir: temp})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dirs, _ := filepath.Glob(filepath.Join(temp, "*", "lock")); len(dirs) != 2 {
+		t.Errorf("%v: want the directories of the two living pools", dirs)
+	}
+	if err := errors.Join(p.Close(), other.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// zombie: dead, and waiting for an init that this machine may not have.
+func zombie(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || bytes.Contains(b, []byte(") Z "))
 }
 
 // A stalled upstream must not cost a goroutine once the caller closes its reader.

@@ -163,7 +163,7 @@ func (p *Pool) judge(ch *child, f *feed, q Request, reply Reply, err error) (pra
 		return p.bury(ch, f, q, death{deathReply, fmt.Sprintf("inventory of %d bytes, at most %d are read", size.size, size.limit)}), nil
 	case err != nil:
 		ch.end()
-		return p.bury(ch, f, q, ch.diagnose(p.cfg)), nil
+		return p.bury(ch, f, q, ch.diagnose(p.cfg)), nil //nolint:nilerr // the end of the output is the death, not a failure of ours
 	case reply.Error != "":
 		return p.failed(q.digest(), "the worker failed: "+reply.Error), nil
 	}
