@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
@@ -48,6 +49,21 @@ type Blobs struct {
 	// directly, so that they can be sent with sendfile. Empty for the others.
 	root  string
 	spool *spoolDir
+	steps steps
+	// arrivals is held shared while a blob becomes visible or is said to be there
+	// still, and alone while an old one is removed: what is removed as old has not
+	// just arrived again.
+	arrivals sync.RWMutex
+}
+
+// steps are the operations on files by which a blob becomes durable. Whatever
+// one of them does, and wherever the process ends between two, no wrong byte is
+// visible: tests make each of them fail, done or not done.
+type steps struct {
+	sync    func(f *os.File) error
+	makeDir func(dir string) error
+	rename  func(from, to string) error
+	syncDir func(dir string) error
 }
 
 // blobsPath is the folder of all blobs in the driver's name space.
@@ -65,7 +81,7 @@ func OpenBlobs(ctx context.Context, cfg BlobsConfig) (*Blobs, error) {
 	if cfg.Driver == "" {
 		cfg.Driver = "filesystem"
 	}
-	b := &Blobs{}
+	b := &Blobs{steps: steps{sync: (*os.File).Sync, makeDir: makeDir, rename: os.Rename, syncDir: syncDir}}
 	spool := cfg.Spool
 	if cfg.Driver == "filesystem" {
 		root, _ := cfg.Parameters["rootdirectory"].(string)
@@ -95,7 +111,10 @@ func OpenBlobs(ctx context.Context, cfg BlobsConfig) (*Blobs, error) {
 		return nil, err
 	}
 	if b.root != "" {
-		err = b.spool.checkRename(filepath.Join(b.root, blobsPath))
+		dir := filepath.Join(b.root, blobsPath)
+		if err = b.spool.removeProbes(dir); err == nil {
+			err = b.spool.checkRename(dir)
+		}
 	} else {
 		err = b.removeStaged(ctx, time.Now().Add(-stagingAge))
 	}
@@ -212,12 +231,10 @@ func (b *Blobs) ReadAll(ctx context.Context, d digest.Digest, limit int64) ([]by
 	return raw, nil
 }
 
-// Put stores bytes under their digest; ErrMismatch when it is another's. A blob
-// that exists is left alone.
+// Put stores bytes under their digest; ErrMismatch when it is another's. The
+// bytes of a blob that exists are left alone; it counts as stored just now.
 func (b *Blobs) Put(ctx context.Context, d digest.Digest, raw []byte) error {
-	if size, err := b.Stat(ctx, d); err == nil && size == int64(len(raw)) {
-		return nil
-	} else if err != nil && !errors.Is(err, pratique.ErrNotFound) {
+	if there, err := b.renew(ctx, d, int64(len(raw))); there || err != nil {
 		return err
 	}
 	s, err := b.Create(ctx, d, int64(len(raw)))

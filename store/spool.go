@@ -87,9 +87,10 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Commit checks size and digest and makes the blob durable and visible. When it
-// fails nothing was kept; on ErrMismatch all readers fail too. Readers get the
-// last bytes and their end as soon as the digest is right.
+// Commit checks size and digest and makes the blob durable and visible. On
+// ErrMismatch nothing is kept and all readers fail too. After any other failure
+// the blob is there whole or not at all, and may be committed again. Readers get
+// the last bytes and their end as soon as the digest is right.
 func (s *Spool) Commit(ctx context.Context) error {
 	if size := s.Size(); s.want >= 0 && size != s.want {
 		err := fmt.Errorf("blob %s: %d bytes, expected %d: %w", s.digest, size, s.want, ErrMismatch)
@@ -126,7 +127,7 @@ func (s *Spool) persist(ctx context.Context) error {
 		s.done(func() error { return nil })
 		return errors.Join(s.file.Close(), os.Remove(s.path))
 	}
-	if err := s.file.Sync(); err != nil {
+	if err := s.blobs.steps.sync(s.file); err != nil {
 		return err
 	}
 	path, err := blobPath(s.digest)
@@ -134,13 +135,13 @@ func (s *Spool) persist(ctx context.Context) error {
 		return err
 	}
 	final := filepath.Join(s.blobs.root, path)
-	if err := makeDir(filepath.Dir(final)); err != nil {
+	if err := s.blobs.steps.makeDir(filepath.Dir(final)); err != nil {
 		return err
 	}
-	if err := s.done(func() error { return os.Rename(s.path, final) }); err != nil {
+	if err := s.done(func() error { return s.blobs.arrive(s.path, final) }); err != nil {
 		return err
 	}
-	return errors.Join(s.file.Close(), syncDir(filepath.Dir(final)))
+	return errors.Join(s.file.Close(), s.blobs.steps.syncDir(filepath.Dir(final)))
 }
 
 // done runs move and marks the spool as finished in one step, so that no reader

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -104,7 +105,7 @@ func (s *spoolDir) checkRename(dir string) error {
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
-	target := filepath.Join(dir, filepath.Base(s.path)+".probe")
+	target := filepath.Join(dir, filepath.Base(s.path)+probeSuffix)
 	err = errors.Join(f.Close(), os.Rename(f.Name(), target))
 	if errors.Is(err, syscall.EXDEV) {
 		return fmt.Errorf("spool %s is on another file system than %s: put it on the same one", filepath.Dir(s.path), dir)
@@ -112,6 +113,28 @@ func (s *spoolDir) checkRename(dir string) error {
 		return fmt.Errorf("spool: %w", err)
 	}
 	return os.Remove(target)
+}
+
+// probeSuffix ends the names of the files by which checkRename tries.
+const probeSuffix = ".probe"
+
+// removeProbes removes probes in dir whose process is gone: openSpoolDir has
+// removed their folders.
+func (s *spoolDir) removeProbes(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, "*"+probeSuffix))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		owner := filepath.Join(filepath.Dir(s.path), strings.TrimSuffix(filepath.Base(path), probeSuffix))
+		if _, err := os.Stat(owner); !errors.Is(err, fs.ErrNotExist) {
+			continue // it lives, or we cannot tell
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *spoolDir) close() error {

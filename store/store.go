@@ -44,6 +44,17 @@ type Catalog interface {
 	Images(ctx context.Context) iter.Seq2[Known, error]
 }
 
+// Links tells what nothing names any more, for whoever removes it.
+type Links interface {
+	// Unlinked returns those of ds, in their order, that are no manifest of any
+	// repository and that no manifest of any repository names as config or layer.
+	Unlinked(ctx context.Context, ds []digest.Digest) ([]digest.Digest, error)
+	// Discard calls remove if d is unlinked, and returns its error. As long as
+	// remove runs, no Link that names d returns: what is linked after it finds
+	// that d is gone. remove must not use the store.
+	Discard(ctx context.Context, d digest.Digest, remove func() error) error
+}
+
 // Known is one manifest with a reference that leads to it.
 type Known struct {
 	Ref   pratique.Ref

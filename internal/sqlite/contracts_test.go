@@ -38,6 +38,7 @@ func fresh(t *testing.T) func() *sqlite.DB {
 }
 
 func TestCatalog(t *testing.T)     { storetest.Catalog(t, fresh) }
+func TestLinks(t *testing.T)       { storetest.Links(t, fresh) }
 func TestTags(t *testing.T)        { storetest.Tags(t, fresh) }
 func TestInventories(t *testing.T) { storetest.Inventories(t, fresh) }
 func TestComponents(t *testing.T)  { storetest.Components(t, fresh) }
