@@ -129,7 +129,7 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 	}
 	parts.Add(admin)
 	registry, err := listen(ctx, "registry", cfg.Registry.Listen, cfg.Registry.TLS,
-		proxy.NewServer(gate, proxy.ServerConfig{
+		proxy.NewServer(proxy.NewCanary(gate), proxy.ServerConfig{
 			Upstreams: names, BareHead: cfg.Refusal.Head == config.HeadBare, Log: log, Metrics: metrics,
 		}), log)
 	if err != nil {
