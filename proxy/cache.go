@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 
@@ -23,16 +24,16 @@ type CacheConfig struct {
 	// upstream is asked again. If zero, 1 m.
 	TagTTL time.Duration
 	// StaleIfError is how long after the upstream's last answer a tag is still
-	// served when the upstream does not answer. If zero, 24 h; if negative,
-	// never. Digests are served for ever.
-	StaleIfError time.Duration
+	// served when the upstream does not answer. Digests are served for ever.
+	StaleIfError StaleIfError
 	// RevalidateTimeout bounds the wait for the upstream when there is a stale
 	// answer to give instead. If zero, 5 s.
 	RevalidateTimeout time.Duration
 	// FetchTimeout bounds the fetch of a manifest or a list. If zero, 60 s.
 	FetchTimeout time.Duration
-	// MaxTransfers bounds blobs in arrival; more wait. If zero, 64.
-	MaxTransfers int
+	// MaxBlobSize is the greatest blob that is fetched; a greater one is refused,
+	// before a byte of it is asked for where its size is known. If zero, 20 GiB.
+	MaxBlobSize int64
 	// MaxResumes is how often a broken blob is resumed. If zero, 5.
 	MaxResumes int
 	// ResumePause is waited before a broken blob is resumed the first time, twice
@@ -56,12 +57,14 @@ func (cfg *CacheConfig) setDefaults() {
 		}
 	}
 	def(&cfg.TagTTL, time.Minute)
-	def(&cfg.StaleIfError, 24*time.Hour)
+	def(&cfg.StaleIfError.Semver, 7*24*time.Hour)
+	def(&cfg.StaleIfError.Other, 24*time.Hour)
+	def(&cfg.StaleIfError.Latest, time.Hour)
 	def(&cfg.RevalidateTimeout, 5*time.Second)
 	def(&cfg.FetchTimeout, time.Minute)
 	def(&cfg.ResumePause, 100*time.Millisecond)
-	if cfg.MaxTransfers == 0 {
-		cfg.MaxTransfers = 64
+	if cfg.MaxBlobSize == 0 {
+		cfg.MaxBlobSize = 20 << 30
 	}
 	if cfg.MaxResumes == 0 {
 		cfg.MaxResumes = 5
@@ -111,7 +114,7 @@ func NewCache(upstreams map[string]Upstream, blobs *store.Blobs, catalog store.C
 		manifests: newLRU[string](cfg.ManifestMemory, func(m Manifest) int64 { return int64(2*len(m.Raw)) + 1024 }),
 		checked:   newLRU[string](10_000, func(store.TagState) int64 { return 1 }),
 	}
-	c.transfers.init(cfg.MaxTransfers)
+	c.transfers.running = make(map[digest.Digest]*transfer)
 	return c
 }
 

@@ -51,7 +51,7 @@ func (c *Cache) tagList(ctx context.Context, up Upstream, ref pratique.Ref) ([]s
 		c.metrics.request(cacheTags, resultMiss)
 		return tags, nil
 	case knownErr == nil && Down(err):
-		c.cfg.Log.Warn("Upstream does not answer; its tags are listed as last known", "repository", ref.Repository(), "err", err)
+		c.cfg.Log.Debug("Upstream does not answer; its tags are listed as last known", "repository", ref.Repository(), "err", err)
 		c.metrics.request(cacheTags, resultStale)
 		return known, nil
 	}

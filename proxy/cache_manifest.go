@@ -129,7 +129,7 @@ func (c *Cache) byTag(ctx context.Context, up Upstream, ref pratique.Ref) (Manif
 		}
 		// Its bytes are gone here and there: the tag has moved.
 	}
-	if now.Sub(state.CheckedAt) > c.cfg.StaleIfError {
+	if now.Sub(state.CheckedAt) > c.cfg.StaleIfError.window(ref.Tag) {
 		return c.revalidate(ctx, up, ref, state)
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, c.cfg.RevalidateTimeout,
@@ -145,7 +145,9 @@ func (c *Cache) byTag(ctx context.Context, up Upstream, ref pratique.Ref) (Manif
 	} else if localErr != nil {
 		return Manifest{}, localErr
 	}
-	c.cfg.Log.Warn("Upstream does not answer; the tag is served as last known",
+	// Debug: the request's own line says stale, and the upstream's client said
+	// why when it found out.
+	c.cfg.Log.Debug("Upstream does not answer; the tag is served as last known",
 		"ref", ref.String(), "digest", state.Digest, "age", now.Sub(state.CheckedAt), "err", err)
 	stale.Stale = true
 	return stale, nil

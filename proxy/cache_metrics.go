@@ -21,6 +21,7 @@ const (
 type cacheMetrics struct {
 	requests  *prometheus.CounterVec
 	transfers *prometheus.CounterVec
+	resumes   prometheus.Counter
 	running   prometheus.Gauge
 	bytes     prometheus.Counter
 }
@@ -35,9 +36,13 @@ func newCacheMetrics(reg prometheus.Registerer) cacheMetrics {
 			Name: "pratique_cache_transfers_total",
 			Help: "Blob transfers from upstreams that ended, by outcome.",
 		}, []string{"outcome"})),
+		resumes: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pratique_cache_resumes_total",
+			Help: "Blob transfers that broke off and were resumed where they had stopped.",
+		})),
 		running: registerCollector(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pratique_cache_transfers_running",
-			Help: "Blob transfers from upstreams that are running or wait for a slot.",
+			Help: "Blob transfers from upstreams that are running or wait for one of their upstream's slots.",
 		})),
 		bytes: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pratique_cache_stored_bytes_total",

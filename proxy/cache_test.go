@@ -240,7 +240,8 @@ func TestCacheMetrics(t *testing.T) {
 	want := map[string]float64{
 		"pratique_cache_requests_total manifest miss": 1, "pratique_cache_requests_total manifest hit": 1,
 		"pratique_cache_requests_total blob miss": 1, "pratique_cache_transfers_total stored": 1,
-		"pratique_cache_transfers_running": 0, "pratique_cache_stored_bytes_total": 1000,
+		"pratique_cache_transfers_running": 0, "pratique_cache_resumes_total": 0,
+		"pratique_cache_stored_bytes_total": 1000,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -31,6 +31,7 @@ type pulled struct {
 	blobs    *store.Blobs
 	dir      string
 	stall    time.Duration // time-outs of the upstream clients
+	clients  []func(*upstream.Config)
 
 	mu  sync.Mutex
 	now time.Time
@@ -60,9 +61,14 @@ func (p *pulled) start(change ...func(*proxy.CacheConfig)) {
 	p.t.Helper()
 	ups := map[string]proxy.Upstream{}
 	for key, u := range map[string]*proxytest.Upstream{"lab": p.lab, "hub": p.hub} {
-		c, err := upstream.New(key, upstream.Config{
+		cfg := upstream.Config{
 			URL: u.URL, Private: true, HeaderTimeout: p.stall, StallTimeout: p.stall, RetryPause: time.Millisecond,
-		})
+			BreakPause: 10 * time.Millisecond, Log: slog.New(slog.DiscardHandler),
+		}
+		for _, f := range p.clients {
+			f(&cfg)
+		}
+		c, err := upstream.New(key, cfg)
 		if err != nil {
 			p.t.Fatal(err)
 		}

@@ -54,6 +54,9 @@ func (c *Cache) blob(ctx context.Context, r Request) (Blob, error) {
 	if err != nil {
 		return Blob{}, err
 	}
+	if want > c.cfg.MaxBlobSize {
+		return Blob{}, c.tooLarge(d, want)
+	}
 	from := origin{key: r.Ref.Repository(), repo: r.Ref.Repo, up: up}
 	if r.Head && want >= 0 {
 		return Blob{Digest: d, Size: want, Open: func(offset int64) (io.ReadCloser, error) {
@@ -83,6 +86,9 @@ func (c *Cache) OpenBlob(ctx context.Context, ref pratique.Ref, d pratique.Descr
 	}
 	body, size, err := c.blobs.Open(ctx, d.Digest, 0)
 	if errors.Is(err, pratique.ErrNotFound) {
+		if d.Size > c.cfg.MaxBlobSize {
+			return nil, c.tooLarge(d.Digest, d.Size)
+		}
 		t, err := c.transfer(ctx, origin{key: ref.Repository(), repo: ref.Repo, up: up}, d.Digest, d.Size)
 		if err != nil {
 			return nil, err
@@ -104,6 +110,12 @@ func sizeLie(d pratique.Descriptor, size int64) error {
 	return fmt.Errorf("%w descriptor: blob %s has %d bytes, the manifest says %d", pratique.ErrInvalid, d.Digest, size, d.Size)
 }
 
+// tooLarge refuses a blob by its size, which is a lower bound when the upstream
+// did not say it.
+func (c *Cache) tooLarge(d digest.Digest, size int64) error {
+	return Errorf(CodeDenied, "%w size of blob %s: %d bytes, at most %d are fetched (cache.maxBlobSize)", pratique.ErrInvalid, d, size, c.cfg.MaxBlobSize)
+}
+
 // origin is where a blob may come from.
 type origin struct {
 	key  string // upstream/repository
@@ -122,6 +134,7 @@ type transfer struct {
 	sources []origin
 	tried   int
 	errs    map[string]error // by source
+	askers  []func() error   // non-nil when that one has left
 
 	ready chan struct{} // closed when the next four are set
 	spool *store.Spool  // nil when the blob was stored already, or on failure
@@ -133,16 +146,12 @@ type transfer struct {
 }
 
 // transfers are those that run, at most one per digest.
+//
+// Nothing here bounds their number: each upstream does for itself, so that a
+// slow one keeps nobody waiting but its own.
 type transfers struct {
-	slots chan struct{}
-
 	mu      sync.Mutex
 	running map[digest.Digest]*transfer
-}
-
-func (ts *transfers) init(limit int) {
-	ts.slots = make(chan struct{}, limit)
-	ts.running = make(map[digest.Digest]*transfer)
 }
 
 // transfer joins or starts the transfer of d and waits until its first byte may
@@ -199,9 +208,11 @@ func (c *Cache) join(ctx context.Context, from origin, d digest.Digest, want int
 	if t, ok := c.transfers.running[d]; ok {
 		if want < 0 || t.want < 0 || want == t.want {
 			t.add(from)
+			t.askers = append(t.askers, ctx.Err)
 		}
 		return t, nil
 	}
+	asker := ctx.Err
 	// It ends with the cache or by the upstream's stall time-out, not with the
 	// client that asked first.
 	ctx, finish, err := c.tasks.start(ctx)
@@ -210,7 +221,7 @@ func (c *Cache) join(ctx context.Context, from origin, d digest.Digest, want int
 	}
 	t := &transfer{
 		cache: c, digest: d, want: want, size: want,
-		sources: []origin{from}, errs: make(map[string]error),
+		sources: []origin{from}, errs: make(map[string]error), askers: []func() error{asker},
 		ready: make(chan struct{}), done: make(chan struct{}),
 	}
 	c.transfers.running[d] = t

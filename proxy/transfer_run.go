@@ -3,8 +3,11 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"pratique"
@@ -34,7 +37,12 @@ func (t *transfer) run(ctx context.Context) {
 	c.transfers.mu.Unlock()
 	if err != nil {
 		c.metrics.transfers.WithLabelValues("failed").Inc()
-		c.cfg.Log.Warn("Transfer failed", "digest", t.digest, "source", t.sources[0].key, "err", err)
+		// Whoever waits is told, and writes the line of his request or scan.
+		level := slog.LevelDebug
+		if t.deserted() {
+			level = slog.LevelWarn
+		}
+		c.cfg.Log.Log(ctx, level, "Transfer failed", "digest", t.digest, "source", t.sources[0].key, "err", err)
 		if t.spool != nil {
 			t.spool.Abort(err)
 		}
@@ -49,16 +57,17 @@ func (t *transfer) run(ctx context.Context) {
 	close(t.done)
 }
 
+// deserted reports whether all who asked have left.
+func (t *transfer) deserted() bool {
+	t.cache.transfers.mu.Lock()
+	defer t.cache.transfers.mu.Unlock()
+	return !slices.ContainsFunc(t.askers, func(left func() error) bool { return left() == nil })
+}
+
 // pull brings the blob in from the first source that has it whole. Bytes of one
 // source and the rest from another are fine: the digest is over all of them.
 func (t *transfer) pull(ctx context.Context) error {
 	c := t.cache
-	select {
-	case c.transfers.slots <- struct{}{}:
-		defer func() { <-c.transfers.slots }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 	// It may have been stored between the requester's look and the start.
 	if size, err := c.blobs.Stat(ctx, t.digest); err == nil {
 		t.size = size
@@ -120,7 +129,8 @@ func (t *transfer) from(ctx context.Context, from origin) error {
 		if pause > maxResumeWait {
 			return err
 		}
-		t.cache.cfg.Log.Info("Transfer broke off; resuming", "digest", t.digest, "source", from.key, "offset", now, "err", err)
+		t.cache.metrics.resumes.Inc()
+		t.cache.cfg.Log.Debug("Transfer broke off; resuming", "digest", t.digest, "source", from.key, "offset", now, "err", err)
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
@@ -147,14 +157,19 @@ func (t *transfer) copy(ctx context.Context, from origin) error {
 	if size >= 0 && t.size >= 0 && size != t.size {
 		return Unavailable(http.StatusBadGateway, "%s has %d bytes for %s, expected %d: %w", from.key, size, t.digest, t.size, store.ErrMismatch)
 	}
+	if limit := t.cache.cfg.MaxBlobSize; size > limit {
+		return &localError{t.cache.tooLarge(t.digest, size)}
+	}
 	if t.spool == nil {
 		if err := t.begin(ctx, size); err != nil {
 			return err
 		}
 	}
-	w := spoolWriter{spool: t.spool}
+	w := spoolWriter{spool: t.spool, limit: t.cache.cfg.MaxBlobSize}
 	if _, err := io.CopyBuffer(&w, body, make([]byte, copyBuffer)); err != nil {
 		switch {
+		case errors.Is(w.err, errTooLarge):
+			return &localError{t.cache.tooLarge(t.digest, t.received())}
 		case errors.Is(w.err, store.ErrMismatch):
 			return &localError{t.wrong(from, w.err)}
 		case w.err != nil:
@@ -201,17 +216,26 @@ func (t *transfer) commit(ctx context.Context, from origin) error {
 
 // wrong is the answer for bytes that are not what their digest says.
 func (t *transfer) wrong(from origin, err error) error {
-	t.cache.cfg.Log.Error("Upstream sent wrong bytes", "digest", t.digest, "source", from.key, "err", err)
-	return Unavailable(http.StatusBadGateway, "the upstream sent wrong bytes for %s: %w", t.digest, err)
+	e := Unavailable(http.StatusBadGateway, "the upstream sent wrong bytes for %s: %w", t.digest, err)
+	e.Err = fmt.Errorf("%s: %w", from.key, err) // for the log: others who wait may not know that repository
+	return e
 }
+
+// errTooLarge: a blob whose size nobody said has more than MaxBlobSize bytes.
+var errTooLarge = errors.New("too large")
 
 // spoolWriter remembers whether a failed copy was the spool's fault.
 type spoolWriter struct {
 	spool *store.Spool
+	limit int64
 	err   error
 }
 
 func (w *spoolWriter) Write(p []byte) (int, error) {
+	if w.spool.Size()+int64(len(p)) > w.limit {
+		w.err = errTooLarge
+		return 0, w.err
+	}
 	n, err := w.spool.Write(p)
 	w.err = err
 	return n, err

@@ -19,6 +19,7 @@ import (
 	"pratique"
 	"pratique/proxy"
 	"pratique/proxy/proxytest"
+	"pratique/proxy/upstream"
 )
 
 // linked puts an image with one layer into lab/app and its manifest into the
@@ -318,7 +319,9 @@ func TestBlobWithoutDescriptor(t *testing.T) {
 }
 
 func TestTransfersAreBounded(t *testing.T) {
-	p := newPulled(t, func(cfg *proxy.CacheConfig) { cfg.MaxTransfers = 2 })
+	p := newPulled(t)
+	p.clients = append(p.clients, func(cfg *upstream.Config) { cfg.MaxTransfers = 2 })
+	p.start()
 	var mu sync.Mutex
 	running, most := 0, 0
 	p.lab.Fault("GET", 0, func(w http.ResponseWriter, r *http.Request, next http.Handler) {

@@ -53,8 +53,13 @@ func newUpstreams(cfg config.Config, metrics prometheus.Registerer) (*proxy.Upst
 				Username: u.Credentials.Username, PasswordFile: u.Credentials.PasswordFile,
 				DockerConfig: u.Credentials.DockerConfig, Keychain: string(u.Credentials.Keychain),
 			},
-			UserAgent: "pratique/" + readVersion().Version,
-			Metrics:   metrics,
+			MinSpeed:     int64(u.Limits.MinSpeed),
+			MaxTransfers: u.Limits.Transfers,
+			MaxRequests:  u.Limits.Requests,
+			BreakAfter:   u.Limits.BreakAfter,
+			BreakPause:   u.Limits.BreakPause,
+			UserAgent:    "pratique/" + readVersion().Version,
+			Metrics:      metrics,
 		})
 		if err != nil {
 			return nil, nil, nil, err
@@ -68,19 +73,29 @@ func newUpstreams(cfg config.Config, metrics prometheus.Registerer) (*proxy.Upst
 
 func cacheConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer) proxy.CacheConfig {
 	stale := cfg.Cache.StaleIfError
-	if stale == 0 {
-		stale = -1 // never
+	orNever := func(d time.Duration) time.Duration {
+		if d == 0 {
+			return -1
+		}
+		return d
 	}
-	return proxy.CacheConfig{TagTTL: least(cfg.Cache.TagTTL), StaleIfError: stale, Log: log, Metrics: metrics}
+	return proxy.CacheConfig{
+		TagTTL:       least(cfg.Cache.TagTTL),
+		StaleIfError: proxy.StaleIfError{Semver: orNever(stale.Semver), Latest: orNever(stale.Latest), Other: orNever(stale.Other)},
+		MaxBlobSize:  int64(cfg.Cache.MaxBlobSize),
+		Log:          log,
+		Metrics:      metrics,
+	}
 }
 
-func gateConfig(cfg config.Config, names *proxy.UpstreamIndex, metrics prometheus.Registerer) proxy.GateConfig {
+func gateConfig(cfg config.Config, names *proxy.UpstreamIndex, stamps store.Stamper, metrics prometheus.Registerer) proxy.GateConfig {
 	return proxy.GateConfig{
 		Platforms: cfg.WantedPlatforms(),
 		Hold:      least(cfg.Registry.Hold),
 		MaxHeld:   cfg.Registry.MaxHeld,
 		Help:      cfg.Refusal.Help,
 		Upstreams: names,
+		Stamps:    stamps,
 		Metrics:   metrics,
 	}
 }

@@ -35,7 +35,8 @@ type Config struct {
 	// State is where everything but those bytes is kept: what was found in which
 	// image, reports, queue.
 	State State `yaml:"state"`
-	// Cache is how long a tag is believed without asking its upstream.
+	// Cache is how long a tag is believed without asking its upstream, and what is
+	// too large to be kept.
 	Cache Cache `yaml:"cache"`
 	// Upstreams are the registries that may be pulled from, and the only ones
 	// that are ever contacted for images. A key is the first element of an
@@ -138,15 +139,30 @@ type SQLite struct {
 	Path string `yaml:"path"`
 }
 
-// Cache is how long a tag is believed.
+// Cache is how long a tag is believed, and what is too large to be kept.
 type Cache struct {
 	// TagTTL is how long what a tag names is believed before the upstream is
 	// asked again, with a HEAD, which Docker Hub does not count. 0s asks always.
 	TagTTL time.Duration `yaml:"tagTTL"`
+	// MaxBlobSize is the greatest layer, as it is compressed, that is fetched. A
+	// greater one is refused.
+	MaxBlobSize Size `yaml:"maxBlobSize"`
 	// StaleIfError is for how long after the upstream's last answer a tag is
-	// still served when the upstream does not answer. Pulls by digest need no
-	// upstream. 0s never serves a tag that could not be checked.
-	StaleIfError time.Duration `yaml:"staleIfError"`
+	// still served when the upstream does not answer, by the kind of tag. Pulls by
+	// digest need no upstream, ever. 0s never serves a tag that could not be
+	// checked.
+	StaleIfError StaleIfError `yaml:"staleIfError"`
+}
+
+// StaleIfError is how long each kind of tag is served without its upstream.
+type StaleIfError struct {
+	// Semver is for tags that look like a version with at least one dot: 1.27,
+	// v1.27.3, 3.20.1-alpine.
+	Semver time.Duration `yaml:"semver"`
+	// Latest is for the tag `latest`.
+	Latest time.Duration `yaml:"latest"`
+	// Other is for all other tags: 8, stable, bookworm-slim.
+	Other time.Duration `yaml:"other"`
 }
 
 // Upstream is one registry that may be pulled from.
@@ -165,6 +181,29 @@ type Upstream struct {
 	// Credentials to log in with. If missing, anonymous. One of: username and
 	// passwordFile; dockerConfig; keychain.
 	Credentials Credentials `yaml:"credentials"`
+	// Limits keep an upstream that is slow or broken from harming pulls from the
+	// others. Each key that is 0 or missing has the default that its text names.
+	Limits Limits `yaml:"limits"`
+}
+
+// Limits of one upstream.
+type Limits struct {
+	// Transfers is how many layers are fetched from it at the same time; more
+	// wait. 0 is 32.
+	Transfers int `yaml:"transfers"`
+	// Requests is how many other requests to it run at the same time; more wait. 0
+	// is 64.
+	Requests int `yaml:"requests"`
+	// MinSpeed is how many bytes of an answer must come in a second, on average
+	// over 30 seconds; a slower one is broken off, and a layer resumed. 0 is 1KiB.
+	MinSpeed Size `yaml:"minSpeed"`
+	// BreakAfter is how many requests must fail without an answer, one after
+	// another, until the upstream counts as down: then requests to it fail at once
+	// with 502 or 504 and Retry-After, and one of them asks now and then whether it
+	// is back. 0 is 5.
+	BreakAfter int `yaml:"breakAfter"`
+	// BreakPause is how long an upstream that is down is not asked. 0s is 10s.
+	BreakPause time.Duration `yaml:"breakPause"`
 }
 
 // Credentials are one way to log in.
@@ -247,7 +286,11 @@ func base() Config {
 		Refusal:  Refusal{Head: HeadBare},
 		Admin:    Admin{Listen: "127.0.0.1:5001"},
 		Storage:  Storage{Driver: "filesystem"},
-		Cache:    Cache{TagTTL: time.Minute, StaleIfError: 7 * 24 * time.Hour},
+		Cache: Cache{
+			TagTTL:       time.Minute,
+			StaleIfError: StaleIfError{Semver: 7 * 24 * time.Hour, Latest: time.Hour, Other: 24 * time.Hour},
+			MaxBlobSize:  20 * GiB,
+		},
 		Upstreams: map[string]Upstream{
 			"docker.io": {URL: "https://registry-1.docker.io"},
 		},

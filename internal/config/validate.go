@@ -92,7 +92,10 @@ func (c *checker) registry(cfg *Config) {
 		}
 	}
 	c.notNegative("cache.tagTTL", cfg.Cache.TagTTL)
-	c.notNegative("cache.staleIfError", cfg.Cache.StaleIfError)
+	c.notNegative("cache.staleIfError.semver", cfg.Cache.StaleIfError.Semver)
+	c.notNegative("cache.staleIfError.latest", cfg.Cache.StaleIfError.Latest)
+	c.notNegative("cache.staleIfError.other", cfg.Cache.StaleIfError.Other)
+	c.atLeast("cache.maxBlobSize", cfg.Cache.MaxBlobSize, MiB)
 }
 
 func (c *checker) notNegative(path string, d time.Duration) {
@@ -146,6 +149,7 @@ func (c *checker) upstream(key string, u Upstream) {
 		c.fail(at, "has no url")
 		return
 	}
+	c.limits(at+".limits", u.Limits)
 	parsed := c.url(at+".url", u.URL)
 	c.credentials(at+".credentials", u.Credentials)
 	if parsed == nil {
@@ -164,6 +168,15 @@ func (c *checker) upstream(key string, u Upstream) {
 	if isPrivate(parsed.Hostname()) {
 		c.fail(at+".url", "%s is a private address; say `private: true` if it may be contacted", parsed.Hostname())
 	}
+}
+
+func (c *checker) limits(at string, l Limits) {
+	for key, n := range map[string]int{"transfers": l.Transfers, "requests": l.Requests, "breakAfter": l.BreakAfter} {
+		if n < 0 {
+			c.fail(at+"."+key, "%d is negative; 0 is the default", n)
+		}
+	}
+	c.notNegative(at+".breakPause", l.BreakPause)
 }
 
 // isPrivate recognises addresses written as such. What a name resolves to is

@@ -34,9 +34,12 @@ const (
 // do asks and returns a response whose status is 2xx or accepted. Closing its
 // body ends the request. A nil error with any other status does not occur.
 func (c *Client) do(ctx context.Context, q request) (*http.Response, error) {
-	slots := c.meta
+	slots := c.requests
 	if q.op == opBlob {
-		slots = c.blobs
+		slots = c.transfers
+	}
+	if e := c.breaker.pausing(); e != nil {
+		return nil, e
 	}
 	select {
 	case slots <- struct{}{}:
@@ -44,18 +47,35 @@ func (c *Client) do(ctx context.Context, q request) (*http.Response, error) {
 		return nil, c.transportError(ctx, q.what, ctx.Err())
 	}
 	release := sync.OnceFunc(func() { <-slots })
+	if e := c.breaker.enter(); e != nil {
+		release()
+		return nil, e
+	}
+	res, err := c.retrying(ctx, q)
+	if err == nil && q.op == opBlob {
+		// How a blob went is known at its end: an upstream that sends headers and no
+		// bytes is not asked for ever. A probe's header is enough to go on.
+		c.breaker.header()
+		res.Body = &slotBody{ReadCloser: res.Body, release: release, ended: func(err error) { c.breaker.leave(ctx, err) }}
+		return res, nil
+	}
+	c.breaker.leave(ctx, err)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	res.Body = &slotBody{ReadCloser: res.Body, release: release}
+	return res, nil
+}
+
+// retrying asks, and again where that is harmless and may help.
+func (c *Client) retrying(ctx context.Context, q request) (*http.Response, error) {
 	for try := 0; ; try++ {
 		res, err := c.once(ctx, q)
-		if err == nil {
-			res.Body = &slotBody{ReadCloser: res.Body, release: release}
-			return res, nil
-		}
-		if try == maxRetries || !retryable(err) {
-			release()
-			return nil, err
+		if err == nil || try == maxRetries || !retryable(err) {
+			return res, err
 		}
 		if err := sleep(ctx, c.cfg.RetryPause<<(2*try)); err != nil {
-			release()
 			return nil, c.transportError(ctx, q.what, err)
 		}
 	}
@@ -254,13 +274,34 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// slotBody gives the slot back when the body is closed.
+// slotBody gives the slot back when the body is closed, and then tells ended how
+// it went: bytes that came are an answer, whatever broke them off.
 type slotBody struct {
 	io.ReadCloser
 	release func()
+	ended   func(error) // may be nil
+
+	some bool  // a byte came
+	err  error // the last that Read returned
+}
+
+func (b *slotBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.some = b.some || n > 0
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.err = err
+	}
+	return n, err
 }
 
 func (b *slotBody) Close() error {
+	if b.ended != nil {
+		if b.some {
+			b.err = nil
+		}
+		b.ended(b.err)
+		b.ended = nil
+	}
 	defer b.release()
 	return b.ReadCloser.Close()
 }
@@ -275,13 +316,28 @@ type body struct {
 	inner  io.ReadCloser
 	cancel context.CancelCauseFunc
 	what   string
+
+	// Of the window that runs: time spent in waiting, and what came in it. Only
+	// waiting counts, because a reader of ours that is slow is no fault of theirs.
+	waited time.Duration
+	came   int64
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	timer := time.AfterFunc(b.client.cfg.StallTimeout, func() { b.cancel(errStalled) })
+	stall := b.client.cfg.StallTimeout
+	timer := time.AfterFunc(stall, func() { b.cancel(errStalled) })
+	began := time.Now()
 	n, err := b.inner.Read(p)
 	timer.Stop()
 	b.client.metrics.bytes.Add(float64(n))
+	b.waited, b.came = b.waited+time.Since(began), b.came+int64(n)
+	if err == nil && b.waited >= stall {
+		if float64(b.came) < float64(b.client.cfg.MinSpeed)*b.waited.Seconds() {
+			b.cancel(errStalled)
+			return n, b.client.transportError(b.ctx, b.what, fmt.Errorf("%w: %d bytes in %s", errStalled, b.came, b.waited.Round(time.Millisecond)))
+		}
+		b.waited, b.came = 0, 0
+	}
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}

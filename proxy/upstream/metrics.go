@@ -22,6 +22,7 @@ const (
 type metrics struct {
 	requests *prometheus.CounterVec // op, status
 	bytes    prometheus.Counter
+	breaker  prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer, key string) metrics {
@@ -33,9 +34,14 @@ func newMetrics(reg prometheus.Registerer, key string) metrics {
 		Name: "pratique_upstream_received_bytes_total",
 		Help: "Bytes of response bodies received from upstreams.",
 	}, []string{"upstream"}))
+	breaker := register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "pratique_upstream_breaker_state",
+		Help: "Whether an upstream is asked: 0 yes, 1 one request tries whether it is back, 2 not at all.",
+	}, []string{"upstream"}))
 	return metrics{
 		requests: requests.MustCurryWith(prometheus.Labels{"upstream": key}),
 		bytes:    bytes.WithLabelValues(key),
+		breaker:  breaker.WithLabelValues(key),
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -51,14 +52,28 @@ type Config struct {
 	// gateway's 502) is asked a second time, four times that before the third
 	// and last. If zero, 200 ms.
 	RetryPause time.Duration
-	// MaxConcurrent bounds open blob transfers, and likewise other requests.
-	// More wait. If zero, 64.
-	MaxConcurrent int
+	// MinSpeed is how many bytes of a body must come in a second, on average over
+	// StallTimeout of waiting; a slower one is ended as one that stalls is. If
+	// zero, 1024; if negative, any speed will do.
+	MinSpeed int64
+	// MaxTransfers bounds the blobs that are fetched at the same time; more wait.
+	// If zero, 32.
+	MaxTransfers int
+	// MaxRequests bounds the other requests likewise. If zero, 64.
+	MaxRequests int
+	// BreakAfter is how many requests must fail without an answer, one after
+	// another, until the upstream is not asked for BreakPause. If zero, 5.
+	BreakAfter int
+	// BreakPause is how long it is not asked; then one request tries. If zero, 10 s.
+	BreakPause time.Duration
 	// MaxTags bounds a tag list; a longer one is an error, never cut. If zero,
 	// 100,000.
 	MaxTags int
 	// UserAgent is sent with each request. If empty, "pratique".
 	UserAgent string
+	// Log gets a line when the upstream stops answering, and one when it answers
+	// again. If nil, slog.Default().
+	Log *slog.Logger
 	// Metrics; if nil, none.
 	Metrics prometheus.Registerer
 	// Now is the clock; if nil, time.Now.
@@ -70,14 +85,15 @@ type Config struct {
 
 // Client asks one upstream. It is safe for concurrent use.
 type Client struct {
-	key     string
-	cfg     Config
-	base    *url.URL
-	http    *http.Client
-	auth    *authorizer
-	meta    chan struct{} // a slot per request that is not a blob's
-	blobs   chan struct{} // a slot per open blob
-	metrics metrics
+	key       string
+	cfg       Config
+	base      *url.URL
+	http      *http.Client
+	auth      *authorizer
+	requests  chan struct{} // a slot per request that is not a blob's
+	transfers chan struct{} // a slot per open blob
+	breaker   *breaker
+	metrics   metrics
 
 	mu   sync.Mutex
 	held time.Time    // until then the upstream is not asked
@@ -100,12 +116,15 @@ func New(key string, cfg Config) (*Client, error) {
 		return fail(err)
 	}
 	c := &Client{
-		key:     key,
-		cfg:     cfg,
-		base:    base,
-		meta:    make(chan struct{}, cfg.MaxConcurrent),
-		blobs:   make(chan struct{}, cfg.MaxConcurrent),
-		metrics: newMetrics(cfg.Metrics, key),
+		key:       key,
+		cfg:       cfg,
+		base:      base,
+		requests:  make(chan struct{}, cfg.MaxRequests),
+		transfers: make(chan struct{}, cfg.MaxTransfers),
+		metrics:   newMetrics(cfg.Metrics, key),
+	}
+	c.breaker = &breaker{
+		failures: cfg.BreakAfter, pause: cfg.BreakPause, now: cfg.Now, log: cfg.Log, key: key, gauge: c.metrics.breaker,
 	}
 	dialer := &net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 30 * time.Second, ControlContext: guard(cfg.Private)}
 	c.http = &http.Client{
@@ -115,8 +134,8 @@ func New(key string, cfg Config) (*Client, error) {
 			TLSClientConfig:       &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 			TLSHandshakeTimeout:   cfg.DialTimeout,
 			ForceAttemptHTTP2:     true,
-			MaxIdleConns:          cfg.MaxConcurrent,
-			MaxIdleConnsPerHost:   cfg.MaxConcurrent,
+			MaxIdleConns:          cfg.MaxRequests,
+			MaxIdleConnsPerHost:   cfg.MaxRequests,
 			IdleConnTimeout:       90 * time.Second,
 			ExpectContinueTimeout: time.Second,
 			// The bytes are what counts, not what they unpack to.
@@ -139,9 +158,16 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.HeaderTimeout, 20*time.Second)
 	setDefault(&cfg.StallTimeout, 30*time.Second)
 	setDefault(&cfg.RetryPause, 200*time.Millisecond)
-	setDefault(&cfg.MaxConcurrent, 64)
+	setDefault(&cfg.MinSpeed, 1024)
+	setDefault(&cfg.MaxTransfers, 32)
+	setDefault(&cfg.MaxRequests, 64)
+	setDefault(&cfg.BreakAfter, 5)
+	setDefault(&cfg.BreakPause, 10*time.Second)
 	setDefault(&cfg.MaxTags, 100_000)
 	setDefault(&cfg.UserAgent, "pratique")
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}

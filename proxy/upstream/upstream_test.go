@@ -251,7 +251,7 @@ func TestConcurrencyIsBounded(t *testing.T) {
 		running--
 		mu.Unlock()
 	})
-	c := client(t, u, func(cfg *upstream.Config) { cfg.MaxConcurrent = 3 })
+	c := client(t, u, func(cfg *upstream.Config) { cfg.MaxRequests = 3 })
 	var wg sync.WaitGroup
 	for range 12 {
 		wg.Go(func() {
