@@ -296,11 +296,11 @@ func (g generator) blob(n int) ftypes.BlobInfo {
 	apps := make(map[string]bool)
 	g.some(4, func() {
 		a := ftypes.Application{Type: pick(g, ftypes.NodePkg, ftypes.PythonPkg, ftypes.GoBinary, ftypes.Jar, ftypes.ComposerVendor), FilePath: g.path()}
-		if k := string(a.Type) + a.FilePath; apps[k] {
+		k := string(a.Type) + a.FilePath
+		if apps[k] {
 			return
-		} else {
-			apps[k] = true
 		}
+		apps[k] = true
 		g.some(3, func() {
 			a.Packages = append(a.Packages, ftypes.Package{Name: pick(g, "p", "q", "@s/r", "g:a"), Version: pick(g, "1.0", "2.0"), FilePath: pick(g, "", a.FilePath), Dev: g.IntN(5) == 0})
 		})

@@ -199,7 +199,7 @@ func (e entry) harmless() bool {
 		return notNPM(e.err)
 	// A config without history makes a Dockerfile without a line: nothing to check.
 	case "Failed to parse file":
-		return e.err == "dockerfile parse error: file with no instructions"
+		return e.path == historyFile && e.err == "dockerfile parse error: file with no instructions"
 	}
 	return false
 }
