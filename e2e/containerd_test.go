@@ -33,25 +33,18 @@ func openHosts(p *Pratique, u *Upstream) map[string]string {
 `, u.Addr, p.Registry)}
 }
 
-// StartContainerd starts one; hosts maps a registry ("docker.io", "_default") to
-// the text of its hosts.toml.
+// StartContainerd starts Debian's; hosts maps a registry ("docker.io",
+// "_default") to the text of its hosts.toml.
 func StartContainerd(t testing.TB, hosts map[string]string) *Containerd {
 	t.Helper()
-	daemon := need(t, "containerd")
 	need(t, "ctr")
-	dir := workdir(t, "cd")
-	c := &Containerd{dir: dir, socket: filepath.Join(dir, "cd.sock"), hosts: filepath.Join(dir, "certs.d")}
-	for registry, text := range hosts {
-		if err := os.MkdirAll(filepath.Join(c.hosts, registry), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(c.hosts, registry, "hosts.toml"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// The native snapshotter needs nothing of the file system below; the others
-	// are switched off because each probes the machine for itself.
-	config := fmt.Sprintf(`version = 2
+	return startContainerd(t, need(t, "containerd"), containerdConfig1, hosts)
+}
+
+// containerdConfig1 is the configuration of containerd 1.x. The native
+// snapshotter needs nothing of the file system below; the others are switched off
+// because each probes the machine for itself.
+const containerdConfig1 = `version = 2
 root = %[1]q
 state = %[2]q
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
@@ -67,7 +60,22 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     snapshotter = "native"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = %[4]q
-`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.socket, c.hosts)
+`
+
+// startContainerd starts the program daemon.
+func startContainerd(t testing.TB, daemon, config string, hosts map[string]string) *Containerd {
+	t.Helper()
+	dir := workdir(t, "cd")
+	c := &Containerd{dir: dir, socket: filepath.Join(dir, "cd.sock"), hosts: filepath.Join(dir, "certs.d")}
+	for registry, text := range hosts {
+		if err := os.MkdirAll(filepath.Join(c.hosts, registry), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(c.hosts, registry, "hosts.toml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	config = fmt.Sprintf(config, filepath.Join(dir, "root"), filepath.Join(dir, "state"), c.socket, c.hosts)
 	path := filepath.Join(dir, "config.toml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
