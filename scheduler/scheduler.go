@@ -155,6 +155,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.rematchLoop(ctx) })
+	wg.Go(func() { s.forgotten(ctx) })
 	slots := make(chan struct{}, s.cfg.Workers)
 	for {
 		select {
