@@ -208,7 +208,10 @@ func (p *Pool) bury(ch *child, f *feed, q Request, d death) pratique.Inventory {
 // diagnose tells from status and standard error why a child that is gone went.
 func (ch *child) diagnose(c Config) death {
 	stderr := ch.stderr.head()
-	if strings.Contains(stderr, "out of memory") || strings.Contains(stderr, "cannot allocate memory") {
+	for _, words := range []string{"out of memory", "cannot allocate memory", "failed to allocate"} { // the last with -race
+		if !strings.Contains(stderr, words) {
+			continue
+		}
 		return death{deathMemory, "memory limit of " + bytesText(c.Memory) + " exceeded"}
 	}
 	for line := range strings.Lines(stderr) {
