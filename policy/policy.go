@@ -89,6 +89,10 @@ func (s *Set) Version() string {
 	return s.version
 }
 
+// ReadsClient reports whether a verdict may depend on Facts.Client: no rule does
+// yet. Who remembers verdicts has to tell clients apart when it does.
+func (s *Set) ReadsClient() bool { return false }
+
 // Decide judges. All rules of all policies are evaluated. Within a policy deny
 // beats warn beats allow, and its default decides when no rule matched; between
 // policies the strictest wins. The reasons of the verdict are every deny, then

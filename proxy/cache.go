@@ -92,8 +92,8 @@ type Cache struct {
 	cfg       CacheConfig
 	metrics   cacheMetrics
 
-	manifests *lru[string, Manifest]       // by repository@digest
-	checked   *lru[string, store.TagState] // by repository:tag
+	manifests *lru[pratique.Ref, Manifest]       // by repository and digest
+	checked   *lru[pratique.Ref, store.TagState] // by repository and tag
 	flights   singleflight.Group
 	tasks     tasks
 	transfers transfers
@@ -111,8 +111,8 @@ func NewCache(upstreams map[string]Upstream, blobs *store.Blobs, catalog store.C
 		tags:      tags,
 		cfg:       cfg,
 		metrics:   newCacheMetrics(cfg.Metrics),
-		manifests: newLRU[string](cfg.ManifestMemory, func(m Manifest) int64 { return int64(2*len(m.Raw)) + 1024 }),
-		checked:   newLRU[string](10_000, func(store.TagState) int64 { return 1 }),
+		manifests: newLRU[pratique.Ref](cfg.ManifestMemory, func(m Manifest) int64 { return int64(2*len(m.Raw)) + 1024 }),
+		checked:   newLRU[pratique.Ref](10_000, func(store.TagState) int64 { return 1 }),
 	}
 	c.transfers.running = make(map[digest.Digest]*transfer)
 	return c

@@ -1,28 +1,30 @@
 package proxy
 
-import (
-	"container/list"
-	"sync"
-)
+import "sync"
 
-// lru is a bounded memory of what was used last. It is safe for concurrent use.
+// lru is a bounded memory of what was used last. It is safe for concurrent use;
+// get does not allocate.
 type lru[K comparable, V any] struct {
 	limit  int64
 	weight func(V) int64
 
 	mu    sync.Mutex
 	total int64
-	order *list.List // of entry, most recent first
-	items map[K]*list.Element
+	items map[K]*lruEntry[K, V]
+	ends  lruEntry[K, V] // of the ring: next is the most recent, prev the oldest
 }
 
 type lruEntry[K comparable, V any] struct {
-	key   K
-	value V
+	prev, next *lruEntry[K, V]
+	key        K
+	value      V
+	weight     int64
 }
 
 func newLRU[K comparable, V any](limit int64, weight func(V) int64) *lru[K, V] {
-	return &lru[K, V]{limit: limit, weight: weight, order: list.New(), items: make(map[K]*list.Element)}
+	l := &lru[K, V]{limit: limit, weight: weight, items: make(map[K]*lruEntry[K, V])}
+	l.ends.prev, l.ends.next = &l.ends, &l.ends
+	return l
 }
 
 func (l *lru[K, V]) get(key K) (V, bool) {
@@ -33,18 +35,27 @@ func (l *lru[K, V]) get(key K) (V, bool) {
 		var zero V
 		return zero, false
 	}
-	l.order.MoveToFront(e)
-	return e.Value.(lruEntry[K, V]).value, true
+	if l.ends.next != e {
+		e.unlink()
+		l.first(e)
+	}
+	return e.value, true
 }
 
+// put remembers a value, unless it alone would take more than half of the room.
 func (l *lru[K, V]) put(key K, value V) {
+	e := &lruEntry[K, V]{key: key, value: value, weight: l.weight(value)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.remove(key)
-	l.items[key] = l.order.PushFront(lruEntry[K, V]{key, value})
-	l.total += l.weight(value)
+	if e.weight > l.limit/2 {
+		return
+	}
+	l.items[key] = e
+	l.first(e)
+	l.total += e.weight
 	for l.total > l.limit {
-		l.remove(l.order.Back().Value.(lruEntry[K, V]).key)
+		l.remove(l.ends.prev.key)
 	}
 }
 
@@ -57,8 +68,18 @@ func (l *lru[K, V]) drop(key K) {
 // remove forgets key; the caller holds mu.
 func (l *lru[K, V]) remove(key K) {
 	if e, ok := l.items[key]; ok {
-		l.total -= l.weight(e.Value.(lruEntry[K, V]).value)
-		l.order.Remove(e)
+		l.total -= e.weight
+		e.unlink()
 		delete(l.items, key)
 	}
+}
+
+// first puts an unlinked entry before all others; the caller holds mu.
+func (l *lru[K, V]) first(e *lruEntry[K, V]) {
+	e.prev, e.next = &l.ends, l.ends.next
+	e.prev.next, e.next.prev = e, e
+}
+
+func (e *lruEntry[K, V]) unlink() {
+	e.prev.next, e.next.prev = e.next, e.prev
 }

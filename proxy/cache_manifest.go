@@ -55,7 +55,7 @@ func (c *Cache) byDigest(ctx context.Context, up Upstream, ref pratique.Ref) (Ma
 // ErrNotFound when it is not, or when its bytes are gone or spoilt, so that
 // they are fetched again.
 func (c *Cache) local(ctx context.Context, ref pratique.Ref) (Manifest, error) {
-	key := ref.Repository() + "@" + ref.Digest.String()
+	key := contentKey(ref, ref.Digest)
 	if m, ok := c.manifests.get(key); ok {
 		return m, nil
 	}
@@ -107,7 +107,7 @@ func (c *Cache) keep(ctx context.Context, ref pratique.Ref, mediaType string, ra
 	m := Manifest{Image: img, Raw: raw}
 	hit := m
 	hit.Hit = true
-	c.manifests.put(ref.Repository()+"@"+img.Digest.String(), hit)
+	c.manifests.put(contentKey(ref, img.Digest), hit)
 	return m, nil
 }
 
@@ -192,8 +192,7 @@ func (c *Cache) ask(ctx context.Context, up Upstream, ref pratique.Ref, state st
 
 // tagState is what is known of a tag; its Digest is empty when nothing is.
 func (c *Cache) tagState(ctx context.Context, ref pratique.Ref) (store.TagState, error) {
-	key := ref.Repository() + ":" + ref.Tag
-	if s, ok := c.checked.get(key); ok && c.cfg.Now().Sub(s.CheckedAt) < c.cfg.TagTTL {
+	if s, ok := c.checked.get(tagKey(ref)); ok && c.cfg.Now().Sub(s.CheckedAt) < c.cfg.TagTTL {
 		return s, nil
 	}
 	s, err := c.tags.Tag(ctx, ref)
@@ -208,7 +207,7 @@ func (c *Cache) tagState(ctx context.Context, ref pratique.Ref) (store.TagState,
 // setTag records an answer of the upstream. When that fails (a full disk) the
 // answer is right all the same: it is given, and asked for again later.
 func (c *Cache) setTag(ctx context.Context, ref pratique.Ref, s store.TagState) {
-	c.checked.put(ref.Repository()+":"+ref.Tag, s)
+	c.checked.put(tagKey(ref), s)
 	if err := c.tags.SetTag(ctx, ref, s); err != nil {
 		c.cfg.Log.Error("A tag could not be recorded", "ref", ref.String(), "err", err)
 	}

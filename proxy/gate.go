@@ -19,6 +19,11 @@ import (
 
 // Policies decide. Implemented by *policy.Set and by what swaps one for
 // another. Decide is pure and safe for concurrent use.
+//
+// Verdicts are remembered (GateConfig.Stamps) only for Policies that have
+// Version() string as well: it changes with whatever a verdict depends on that
+// is not in policy.Facts, and Decide returns it in Verdict.Policy. Those without
+// ReadsClient() bool, or where it is true, are asked for each client anew.
 type Policies interface {
 	Decide(policy.Facts) pratique.Verdict
 }
@@ -61,6 +66,9 @@ type GateConfig struct {
 	Upstreams *UpstreamIndex
 	// History answers whether an image was served before. If nil, none was.
 	History History
+	// Stamps tell whether a report may have changed, so that a verdict made
+	// before need not be made again. If nil, every request is decided anew.
+	Stamps store.Stamper
 	// Metrics registers the gate's metrics. If nil, nothing is exported.
 	Metrics prometheus.Registerer
 	// Now is the clock of decisions. If nil, time.Now.
@@ -82,6 +90,7 @@ type Gate struct {
 	policies Policies
 	cfg      GateConfig
 	metrics  *gateMetrics
+	memory   *verdicts
 	held     atomic.Int64 // requests that wait now
 }
 
@@ -106,6 +115,7 @@ func NewGate(next Registry, scans Scans, catalog store.Catalog, policies Policie
 	}
 	g := &Gate{next: next, scans: scans, catalog: catalog, policies: policies, cfg: cfg}
 	g.metrics = newGateMetrics(cfg.Metrics, &g.held)
+	g.memory = newVerdicts(cfg.Stamps, policies, cfg.Now, g.metrics.recalled)
 	return g
 }
 
@@ -116,6 +126,7 @@ type inquiry struct {
 	wait   bool // a scan may be waited for, until ctx ends
 	local  bool // only what is already here is looked at
 	all    bool // every child is decided, even when one is enough
+	whole  bool // the decision is for a person: made now, with its report
 
 	once    sync.Once
 	holding bool
@@ -131,7 +142,7 @@ type ledger struct {
 
 // inquire opens an inquiry; the caller closes it.
 func (g *Gate) inquire(r Request) *inquiry {
-	return &inquiry{gate: g, client: r.Client.Addr, wait: !r.Head, local: r.Head, ledger: &ledger{seen: map[digest.Digest]struct{}{}}}
+	return &inquiry{gate: g, client: r.Client.Addr, wait: !r.Head, local: r.Head, ledger: &ledger{}}
 }
 
 // hold takes one of the places for waiting requests, for the whole request.
@@ -166,6 +177,9 @@ func (q *inquiry) spend(ds []pratique.Descriptor) bool {
 		if len(q.ledger.seen) >= q.gate.cfg.MaxChildren {
 			return false
 		}
+		if q.ledger.seen == nil {
+			q.ledger.seen = make(map[digest.Digest]struct{}, len(ds))
+		}
 		q.ledger.seen[d.Digest] = struct{}{}
 	}
 	return true
@@ -174,10 +188,7 @@ func (q *inquiry) spend(ds []pratique.Descriptor) bool {
 // Manifest serves a manifest that may be had now. What is refused and what is
 // undecided are *Errors that say so.
 func (g *Gate) Manifest(ctx context.Context, r Request) (Manifest, error) {
-	q := g.inquire(r)
-	defer q.close()
-	hctx, cancel := context.WithTimeout(ctx, g.cfg.Hold)
-	defer cancel()
+	arrived := time.Now()
 	m, err := g.next.Manifest(ctx, r)
 	if err != nil {
 		return Manifest{}, unfit(err)
@@ -185,7 +196,7 @@ func (g *Gate) Manifest(ctx context.Context, r Request) (Manifest, error) {
 	if r.Ref.Digest != "" && !named(r.Ref.Digest, m) {
 		return Manifest{}, fmt.Errorf("asked for %s, got %s", r.Ref.Digest, m.Image.Digest)
 	}
-	d, err := g.decide(hctx, r.Ref.At(m.Image.Digest), m.Image, q, 1)
+	d, err := g.settle(ctx, arrived, r, m.Image)
 	if err := g.answer(ctx, d, err); err != nil {
 		return Manifest{}, err
 	}
@@ -194,16 +205,28 @@ func (g *Gate) Manifest(ctx context.Context, r Request) (Manifest, error) {
 	return m, nil
 }
 
+// settle decides on the manifest that a request led to, by a verdict that still
+// stands or by making one, for as long as a request that arrived then is held.
+func (g *Gate) settle(ctx context.Context, arrived time.Time, r Request, img pratique.Image) (pratique.Decision, error) {
+	ref := r.Ref.At(img.Digest)
+	if v, ok := g.memory.recall(ref, img.Digest, r.Client.Addr); ok {
+		g.metrics.decided(v.Outcome)
+		return pratique.Decision{Ref: ref, Image: img, Verdict: v}, nil
+	}
+	q := g.inquire(r)
+	defer q.close()
+	ctx, cancel := context.WithDeadline(ctx, arrived.Add(g.cfg.Hold))
+	defer cancel()
+	return g.decide(ctx, ref, img, q, 1)
+}
+
 // Tags passes through: a list of names is no content.
 func (g *Gate) Tags(ctx context.Context, r Request) (TagList, error) { return g.next.Tags(ctx, r) }
 
 // Referrers serves the list of what refers to a manifest that may be had. A
 // manifest that does not exist has nothing to hide.
 func (g *Gate) Referrers(ctx context.Context, r Request) (Referrers, error) {
-	q := g.inquire(r)
-	defer q.close()
-	hctx, cancel := context.WithTimeout(ctx, g.cfg.Hold)
-	defer cancel()
+	arrived := time.Now()
 	subject := r
 	subject.Ref.Tag = ""
 	m, err := g.next.Manifest(ctx, subject)
@@ -214,7 +237,7 @@ func (g *Gate) Referrers(ctx context.Context, r Request) (Referrers, error) {
 	case err != nil:
 		return Referrers{}, unfit(err)
 	}
-	d, err := g.decide(hctx, subject.Ref.At(m.Image.Digest), m.Image, q, 1)
+	d, err := g.settle(ctx, arrived, subject, m.Image)
 	if err := g.answer(ctx, d, err); err != nil {
 		return Referrers{}, err
 	}
@@ -238,7 +261,7 @@ func (g *Gate) Check(ctx context.Context, ref pratique.Ref, client netip.Addr, w
 	}
 	q := g.inquire(r)
 	defer q.close()
-	q.all, q.wait = true, wait > 0
+	q.all, q.whole, q.wait = true, true, wait > 0
 	hctx, cancel := ctx, context.CancelFunc(func() {})
 	if wait > 0 {
 		hctx, cancel = context.WithTimeout(ctx, wait)

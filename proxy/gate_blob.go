@@ -20,6 +20,11 @@ const emptyJSON digest.Digest = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc2
 // manifest may be had now. Blobs of no known manifest are unknown here: what
 // names them has not been judged.
 func (g *Gate) Blob(ctx context.Context, r Request) (Blob, error) {
+	if d, ok := g.memory.vouched(r.Ref, r.Client.Addr); ok {
+		g.metrics.decided(d.Verdict.Outcome)
+		return g.release(ctx, r, d)
+	}
+	stamp := g.memory.stamp(r.Ref.Digest)
 	q := g.inquire(r)
 	defer q.close()
 	hctx, cancel := context.WithTimeout(ctx, g.cfg.Hold)
@@ -31,8 +36,10 @@ func (g *Gate) Blob(ctx context.Context, r Request) (Blob, error) {
 	}
 	// As a blob a manifest is no other content, through whatever repository it
 	// is known.
+	manifest := false
 	switch img, err := g.catalog.Image(ctx, r.Ref.Digest); {
 	case err == nil:
+		manifest = true
 		d, err := g.decide(hctx, r.Ref, img, q, 1)
 		if err := g.answer(ctx, d, err); err != nil {
 			return Blob{}, err
@@ -47,6 +54,14 @@ func (g *Gate) Blob(ctx context.Context, r Request) (Blob, error) {
 	if err := g.answer(ctx, d, err); err != nil {
 		return Blob{}, err
 	}
+	if !manifest {
+		g.memory.vouch(r.Ref, d.Image, stamp)
+	}
+	return g.release(ctx, r, d)
+}
+
+// release hands out a blob that a decision lets through.
+func (g *Gate) release(ctx context.Context, r Request, d pratique.Decision) (Blob, error) {
 	b, err := g.next.Blob(ctx, r)
 	if err != nil {
 		return Blob{}, err

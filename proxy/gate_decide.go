@@ -24,7 +24,7 @@ func (g *Gate) decide(ctx context.Context, ref pratique.Ref, img pratique.Image,
 	}
 	d, err := g.image(ctx, ref, img, q)
 	if err == nil {
-		g.metrics.decisions.WithLabelValues(d.Verdict.Outcome.String()).Inc()
+		g.metrics.decided(d.Verdict.Outcome)
 	}
 	return d, err
 }
@@ -32,10 +32,17 @@ func (g *Gate) decide(ctx context.Context, ref pratique.Ref, img pratique.Image,
 // image decides on an image or an artifact.
 func (g *Gate) image(ctx context.Context, ref pratique.Ref, img pratique.Image, q *inquiry) (pratique.Decision, error) {
 	d := pratique.Decision{Ref: ref, Image: img}
+	if !q.whole {
+		if v, ok := g.memory.recall(ref, img.Digest, q.client); ok {
+			d.Verdict = v
+			return d, nil
+		}
+	}
 	if l, ok := img.Foreign(); ok {
 		return denied(d, "foreign-layer", fmt.Sprintf("layer %s is to be fetched from elsewhere (%s), so it can be neither cached nor scanned; build the image with all layers in the registry",
 			l.Digest, clean(l.MediaType, 100))), nil
 	}
+	stamp := g.memory.stamp(img.Digest)
 	report, err := g.standing(ctx, img)
 	switch {
 	case err == nil:
@@ -49,14 +56,14 @@ func (g *Gate) image(ctx context.Context, ref pratique.Ref, img pratique.Image, 
 			}
 		}
 		d.Report = report
-		return g.judge(ctx, d, q)
+		return g.judge(ctx, d, q, stamp)
 	case !errors.Is(err, pratique.ErrNotFound):
 		return d, err
 	}
 	// Without a report only a rule that names the unscanned lets it through;
 	// then nobody waits, and the scan goes on behind.
 	d.Report = pratique.Report{Image: img.Digest}
-	if d, err := g.judge(ctx, d, q); err != nil || serves(d.Verdict) {
+	if d, err := g.judge(ctx, d, q, stamp); err != nil || serves(d.Verdict) {
 		return d, errors.Join(err, g.scans.Request(ctx, ref))
 	}
 	d.Report.State = pratique.StatePending
@@ -67,6 +74,7 @@ func (g *Gate) image(ctx context.Context, ref pratique.Ref, img pratique.Image, 
 		return d, fmt.Errorf("%s: %w", ref, pratique.ErrPending)
 	}
 	begun := time.Now()
+	stamp = g.memory.stamp(img.Digest)
 	report, err = g.scans.Await(ctx, ref)
 	g.metrics.waited.Observe(time.Since(begun).Seconds())
 	if err == nil {
@@ -75,7 +83,7 @@ func (g *Gate) image(ctx context.Context, ref pratique.Ref, img pratique.Image, 
 	switch {
 	case err == nil:
 		d.Report = report
-		return g.judge(ctx, d, q)
+		return g.judge(ctx, d, q, stamp)
 	case ctx.Err() != nil || errors.Is(err, pratique.ErrNotFound):
 		return d, fmt.Errorf("%s: %w", ref, pratique.ErrPending)
 	}
@@ -113,8 +121,10 @@ func vet(img pratique.Image, r pratique.Report) (pratique.Report, error) {
 	return r, nil
 }
 
-// judge asks the policies. It is the one place where facts become a verdict.
-func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry) (pratique.Decision, error) {
+// judge asks the policies. It is the one place where facts become a verdict,
+// and where one is remembered: stamp is the image's, from before its report was
+// read. What was served once is so for good; what was not is asked again.
+func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp uint64) (pratique.Decision, error) {
 	f := policy.Facts{Ref: d.Ref, Image: d.Image, Report: d.Report, Client: q.client, Now: g.cfg.Now()}
 	if g.cfg.History != nil {
 		_, _, err := g.cfg.History.Served(ctx, d.Image.Digest)
@@ -124,12 +134,17 @@ func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry) (prat
 		f.Served = err == nil
 	}
 	d.Verdict = g.policies.Decide(f)
+	if g.cfg.History == nil || f.Served {
+		g.memory.keep(d.Ref, q.client, d.Report, d.Verdict, stamp, f.Now)
+	}
 	return d, nil
 }
 
 // gateMetrics count decisions and waiting.
 type gateMetrics struct {
 	decisions *prometheus.CounterVec
+	allowed   prometheus.Counter // of decisions, looked up once
+	recalled  prometheus.Counter
 	waited    prometheus.Histogram
 	overflow  prometheus.Counter
 }
@@ -140,11 +155,17 @@ func newGateMetrics(reg prometheus.Registerer, held *atomic.Int64) *gateMetrics 
 		Name: "pratique_gate_held_requests",
 		Help: "Requests that wait for a first verdict now.",
 	}, func() float64 { return float64(held.Load()) })
+	decisions := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "pratique_gate_decisions_total",
+		Help: "Decisions on single manifests, by outcome.",
+	}, []string{"outcome"})
 	return &gateMetrics{
-		decisions: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "pratique_gate_decisions_total",
-			Help: "Decisions on single manifests, by outcome.",
-		}, []string{"outcome"}),
+		decisions: decisions,
+		allowed:   decisions.WithLabelValues(pratique.OutcomeAllow.String()),
+		recalled: f.NewCounter(prometheus.CounterOpts{
+			Name: "pratique_gate_recalled_total",
+			Help: "Decisions for which an earlier verdict still stood.",
+		}),
 		waited: f.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pratique_gate_wait_seconds",
 			Help:    "How long a request waited for one image's first report.",
@@ -155,4 +176,13 @@ func newGateMetrics(reg prometheus.Registerer, held *atomic.Int64) *gateMetrics 
 			Help: "Requests that were not held because too many were.",
 		}),
 	}
+}
+
+// decided counts a decision.
+func (m *gateMetrics) decided(o pratique.Outcome) {
+	if o == pratique.OutcomeAllow {
+		m.allowed.Inc()
+		return
+	}
+	m.decisions.WithLabelValues(o.String()).Inc()
 }

@@ -12,6 +12,7 @@ import (
 // without an address would meet.
 func (g *Gate) Standing(ctx context.Context, ref pratique.Ref, img pratique.Image) (pratique.Decision, error) {
 	q := g.inquire(Request{Ref: ref, Head: true})
+	q.whole = true
 	defer q.close()
 	d := pratique.Decision{Ref: ref.At(img.Digest), Image: img}
 	if _, foreign := img.Foreign(); !foreign {
@@ -20,7 +21,7 @@ func (g *Gate) Standing(ctx context.Context, ref pratique.Ref, img pratique.Imag
 		case errors.Is(err, pratique.ErrNotFound):
 			// image would open a scan now.
 			d.Report = pratique.Report{Image: img.Digest}
-			return g.judge(ctx, d, q)
+			return g.judge(ctx, d, q, 0)
 		case err != nil:
 			return d, err
 		}

@@ -31,6 +31,7 @@ type world struct {
 	fail     func(op string, ref pratique.Ref) error // nil = nothing fails
 	catalog  *memCatalog
 	scans    *memScans
+	stamps   *store.Stamps // of catalog and scans
 	policies Policies
 	payload  digest.Digest // of the last signature
 }
@@ -58,19 +59,25 @@ rules:
 	if err != nil {
 		t.Fatal(err)
 	}
+	stamps := store.NewStamps()
 	return &world{
 		repos:    map[string]*repo{},
-		catalog:  &memCatalog{images: map[digest.Digest]pratique.Image{}, links: map[string][]digest.Digest{}},
-		scans:    &memScans{reports: map[digest.Digest]pratique.Report{}, open: map[digest.Digest]chan struct{}{}},
+		catalog:  &memCatalog{images: map[digest.Digest]pratique.Image{}, links: map[string][]digest.Digest{}, stamps: stamps},
+		scans:    &memScans{reports: map[digest.Digest]pratique.Report{}, open: map[digest.Digest]chan struct{}{}, stamps: stamps},
+		stamps:   stamps,
 		policies: policies,
 	}
 }
+
+// gate is wired as the product wires it, memories included: every attempt to
+// get around it is one to get around them.
 
 func (w *world) gate(cfg GateConfig) *Gate {
 	if cfg.Platforms == nil {
 		cfg.Platforms = []pratique.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}}
 	}
-	return NewGate(w, w.scans, w.catalog, w.policies, cfg)
+	cfg.Stamps = w.stamps
+	return NewGate(w, w.scans, RememberCatalog(w.catalog, w.stamps), w.policies, cfg)
 }
 
 func (w *world) repo(name string) *repo {
@@ -258,6 +265,8 @@ type memCatalog struct {
 	mu     sync.Mutex
 	images map[digest.Digest]pratique.Image
 	links  map[string][]digest.Digest
+	stamps *store.Stamps
+	asked  int   // calls but Link
 	err    error // if set, every call fails
 }
 
@@ -272,6 +281,10 @@ func (c *memCatalog) Link(_ context.Context, ref pratique.Ref, img pratique.Imag
 	c.images[img.Digest] = img
 	if !slices.Contains(c.links[ref.Repository()], img.Digest) {
 		c.links[ref.Repository()] = append(c.links[ref.Repository()], img.Digest)
+		c.stamps.Changed(img.Digest, img.Config.Digest)
+		for _, l := range img.Layers {
+			c.stamps.Changed(l.Digest)
+		}
 	}
 	return nil
 }
@@ -279,6 +292,7 @@ func (c *memCatalog) Link(_ context.Context, ref pratique.Ref, img pratique.Imag
 func (c *memCatalog) Image(_ context.Context, d digest.Digest) (pratique.Image, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.asked++
 	if c.err != nil {
 		return pratique.Image{}, c.err
 	}
@@ -291,6 +305,7 @@ func (c *memCatalog) Image(_ context.Context, d digest.Digest) (pratique.Image, 
 func (c *memCatalog) Holders(_ context.Context, ref pratique.Ref, d digest.Digest) ([]digest.Digest, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.asked++
 	if c.err != nil {
 		return nil, c.err
 	}
@@ -324,12 +339,15 @@ type memScans struct {
 	waiting  int
 	err      error // if set, every call fails
 	awaitErr error // if set, Await of what has no report fails
+	stamps   *store.Stamps
+	read     int // calls of Report
 }
 
 func (s *memScans) set(r pratique.Report) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reports[r.Image] = r
+	s.stamps.Changed(r.Image)
 	if done, ok := s.open[r.Image]; ok {
 		close(done)
 		delete(s.open, r.Image)
@@ -339,6 +357,7 @@ func (s *memScans) set(r pratique.Report) {
 func (s *memScans) Report(_ context.Context, d digest.Digest) (pratique.Report, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.read++
 	if s.err != nil {
 		return pratique.Report{}, s.err
 	}

@@ -97,7 +97,8 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 	parts.Add(rungroup.Part{Name: "orphans", Run: orphans.Run})
 
 	// Pull through and keep.
-	cache := proxy.NewCache(upstreams, blobs, state, state, cacheConfig(cfg, log, metrics))
+	catalog := proxy.RememberCatalog(state, state)
+	cache := proxy.NewCache(upstreams, blobs, catalog, state, cacheConfig(cfg, log, metrics))
 	parts.Add(rungroup.Part{Name: "transfers", Stop: cache.Close})
 
 	// Analyse, match, and look again when the database moves.
@@ -120,7 +121,7 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 	)
 
 	// Decide, and answer.
-	gate := proxy.NewGate(cache, scans, state, policies, gateConfig(cfg, names, metrics))
+	gate := proxy.NewGate(cache, scans, catalog, policies, gateConfig(cfg, names, state, metrics))
 	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
 		Gate: gate, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Upstreams: names,
 		Probes: probes(ctx, state, analyzers, matcher), Metrics: metrics,

@@ -88,13 +88,14 @@ func cacheConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registe
 	}
 }
 
-func gateConfig(cfg config.Config, names *proxy.UpstreamIndex, metrics prometheus.Registerer) proxy.GateConfig {
+func gateConfig(cfg config.Config, names *proxy.UpstreamIndex, stamps store.Stamper, metrics prometheus.Registerer) proxy.GateConfig {
 	return proxy.GateConfig{
 		Platforms: cfg.WantedPlatforms(),
 		Hold:      least(cfg.Registry.Hold),
 		MaxHeld:   cfg.Registry.MaxHeld,
 		Help:      cfg.Refusal.Help,
 		Upstreams: names,
+		Stamps:    stamps,
 		Metrics:   metrics,
 	}
 }

@@ -29,6 +29,7 @@ func (db *DB) Link(ctx context.Context, ref pratique.Ref, img pratique.Image, no
 	if err != nil {
 		return annotate(err, "link %s", ref.At(img.Digest))
 	}
+	defer db.stamps.Changed(append(contents(img), img.Digest)...)
 	err = db.write(ctx, func(tx *sql.Tx) error {
 		repo, err := repository(ctx, tx, ref)
 		if err != nil {

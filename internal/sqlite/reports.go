@@ -31,6 +31,7 @@ func (db *DB) PutReport(ctx context.Context, r pratique.Report) (pratique.Report
 	if err := r.State.Validate(); err != nil {
 		return pratique.Report{}, annotate(err, "report on %s", r.Image)
 	}
+	defer db.stamps.Changed(r.Image)
 	err := db.write(ctx, func(tx *sql.Tx) error {
 		var prevDoc []byte
 		var prev pratique.Report

@@ -38,7 +38,8 @@ type DB struct {
 	lock          *os.File
 	codec
 
-	stmts sync.Map // query → *sql.Stmt on reads
+	stmts  sync.Map // query → *sql.Stmt on reads
+	stamps *store.Stamps
 }
 
 // Open opens the state file at path, makes it (mode 0600, parent directories
@@ -68,7 +69,7 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 	if err := ensure(ctx, path); err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
-	db := &DB{lock: lock}
+	db := &DB{lock: lock, stamps: store.NewStamps()}
 	if db.codec, err = newCodec(); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,51 @@
+package sqlite_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+)
+
+// TestStamps: every write that a memory has to know of moves the stamps of the
+// digests concerned, also one that fails.
+func TestStamps(t *testing.T) {
+	db, ctx := fresh(t)(), t.Context()
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	image, config, layer := digest.FromString("image"), digest.FromString("config"), digest.FromString("layer")
+	img := pratique.Image{
+		Digest: image, Kind: pratique.KindImage, Config: pratique.Descriptor{Digest: config}, Layers: []pratique.Descriptor{{Digest: layer}},
+	}
+	one, two := pratique.Ref{Registry: "docker.io", Repo: "one"}, pratique.Ref{Registry: "docker.io", Repo: "two"}
+	report := pratique.Report{Image: image, State: pratique.StateScanned, ScannedAt: now}
+	tests := []struct {
+		name  string
+		write func() error
+		fails bool
+		moves []digest.Digest
+	}{
+		{"link", func() error { return db.Link(ctx, one, img, now) }, false, []digest.Digest{image, config, layer}},
+		{"link through another repository", func() error { return db.Link(ctx, two, img, now) }, false, []digest.Digest{image, config, layer}},
+		{"report", func() error { _, err := db.PutReport(ctx, report); return err }, false, []digest.Digest{image}},
+		{"report that fails", func() error { _, err := db.PutReport(ended, report); return err }, true, []digest.Digest{image}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			before := make(map[digest.Digest]uint64)
+			for _, d := range tt.moves {
+				before[d] = db.Stamp(d)
+			}
+			if err := tt.write(); (err != nil) != tt.fails {
+				t.Fatal(err)
+			}
+			for _, d := range tt.moves {
+				if db.Stamp(d) == before[d] {
+					t.Errorf("the stamp of %s did not move", d)
+				}
+			}
+		})
+	}
+}
