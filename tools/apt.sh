@@ -28,6 +28,6 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 else
   echo "tools: missing: ${missing[*]}. As root on Debian: apt-get install --no-install-recommends ${packages[*]}" >&2
 fi
-# Without them the tests that need them are skipped, with a message. In CI a
-# skipped test is a failure, so say it here.
+# Without them the tests that need them are skipped, with a message; in CI they
+# fail, so fail here and say why.
 [ "${CI:-}" != true ]
