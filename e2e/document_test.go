@@ -25,13 +25,19 @@ var versions = map[string][]string{
 	"podman":     {"podman", "--version"},
 	"containerd": {"containerd", "--version"},
 	"ctr":        {"ctr", "--version"},
+	// those of TestOpenMirror
+	"containerd 1.6": {"containerd", "--version"},
+	"containerd 1.7": {"containerd17", "--version"},
+	"containerd 2":   {"containerd2", "--version"},
+	"docker 29":      {"dockerd", "--version"},
 }
 
 var (
 	documentLock sync.Mutex
 	ansi         = regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]")
 	progress     = regexp.MustCompile(`(?m)^.*(resolved +\||resolving +\||done +\||waiting +\||downloading +\||elapsed: ).*\n`)
-	logTime      = regexp.MustCompile(`time="[^"]*"|(?m)^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
+	logTime      = regexp.MustCompile(`time="[^"]*"`)
+	craneTime    = regexp.MustCompile(`(?m)^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
 	// What moves with the database, the policy and the words of the refusal.
 	verdict       = regexp.MustCompile(`(verdict |"?id"?:"?)[0-9a-f]{12}`)
 	echo          = regexp.MustCompile(`(blobs/|digest=")sha256:[0-9a-f]{64}`)
@@ -96,8 +102,8 @@ func shown(t *testing.T, client, what, output string, p *Pratique, u *Upstream) 
 func version(client string) string {
 	args := versions[client]
 	name := args[0]
-	if client == "crane" {
-		name = filepath.Join("..", "bin", name)
+	if built := filepath.Join("..", "bin", name); exists(built) {
+		name = built
 	}
 	out, err := exec.Command(name, args[1:]...).Output()
 	if err != nil {
@@ -105,4 +111,9 @@ func version(client string) string {
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
 	return line
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
