@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 	"proxy":            {".", "policy", "store"},
 	"proxy/upstream":   {".", "proxy"},
 	"web":              {".", "policy", "store"},
+	"nodes":            {"."},
 
 	"internal/sqlite":     {".", "scheduler", "store"},
 	"internal/redis":      {".", "scheduler", "store"},

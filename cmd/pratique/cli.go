@@ -54,7 +54,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		serveCommand(), checkCommand(), imagesCommand(), dbStatusCommand(), dbImportCommand(),
-		configCheckCommand(), versionCommand(),
+		configCheckCommand(), nodesConfigCommand(), nodesDoctorCommand(), versionCommand(),
 	}
 }
 
