@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"pratique"
 )
@@ -137,23 +136,24 @@ type serverMetrics struct {
 	bytes    *prometheus.CounterVec
 }
 
-// newServerMetrics registers them; with a nil registerer they count unseen.
+// newServerMetrics registers them, or finds those of an earlier server: one is
+// made anew when the configuration is read again. With a nil registerer they
+// count unseen.
 func newServerMetrics(reg prometheus.Registerer) *serverMetrics {
-	f := promauto.With(reg)
 	return &serverMetrics{
-		pulls: f.NewCounterVec(prometheus.CounterOpts{
+		pulls: registerCollector(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pratique_proxy_pulls_total",
 			Help: "Manifest GET requests by how they ended.",
-		}, []string{"outcome"}),
-		requests: f.NewHistogramVec(prometheus.HistogramOpts{
+		}, []string{"outcome"})),
+		requests: registerCollector(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "pratique_proxy_request_seconds",
 			Help:    "Duration of requests to the last byte, by kind and how they ended.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25, 60, 300},
-		}, []string{"kind", "outcome"}),
-		bytes: f.NewCounterVec(prometheus.CounterOpts{
+		}, []string{"kind", "outcome"})),
+		bytes: registerCollector(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pratique_proxy_sent_bytes_total",
 			Help: "Bytes of content sent to clients, by kind.",
-		}, []string{"kind"}),
+		}, []string{"kind"})),
 	}
 }
 

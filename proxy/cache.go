@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -85,7 +87,7 @@ func (cfg *CacheConfig) setDefaults() {
 // nothing: whoever faces clients puts a Gate before it. What it returns is
 // shared and must not be changed.
 type Cache struct {
-	upstreams map[string]Upstream
+	upstreams atomic.Pointer[map[string]Upstream]
 	blobs     *store.Blobs
 	catalog   store.Catalog
 	tags      store.Tags
@@ -105,7 +107,6 @@ var _ Registry = (*Cache)(nil)
 func NewCache(upstreams map[string]Upstream, blobs *store.Blobs, catalog store.Catalog, tags store.Tags, cfg CacheConfig) *Cache {
 	cfg.setDefaults()
 	c := &Cache{
-		upstreams: upstreams,
 		blobs:     blobs,
 		catalog:   catalog,
 		tags:      tags,
@@ -115,6 +116,7 @@ func NewCache(upstreams map[string]Upstream, blobs *store.Blobs, catalog store.C
 		checked:   newLRU[pratique.Ref](10_000, func(store.TagState) int64 { return 1 }),
 	}
 	c.transfers.running = make(map[digest.Digest]*transfer)
+	c.Use(upstreams)
 	return c
 }
 
@@ -122,9 +124,17 @@ func NewCache(upstreams map[string]Upstream, blobs *store.Blobs, catalog store.C
 // then it is broken off. Nothing new is fetched from the start of Close on.
 func (c *Cache) Close(ctx context.Context) error { return c.tasks.close(ctx) }
 
+// Use replaces the upstreams from now on. What is being fetched from one that is
+// gone is fetched to its end; what it brought stays, and is served when an
+// upstream of that key is there again.
+func (c *Cache) Use(upstreams map[string]Upstream) {
+	upstreams = maps.Clone(upstreams)
+	c.upstreams.Store(&upstreams)
+}
+
 // upstream returns the one that ref names. Nothing else is ever dialled.
 func (c *Cache) upstream(ref pratique.Ref) (Upstream, error) {
-	if up, ok := c.upstreams[ref.Registry]; ok {
+	if up, ok := (*c.upstreams.Load())[ref.Registry]; ok {
 		return up, nil
 	}
 	return nil, Errorf(CodeDenied, "upstream %q is not configured", ref.Registry)

@@ -114,7 +114,7 @@ func NewGate(next Registry, scans Scans, catalog store.Catalog, policies Policie
 		cfg.Now = time.Now
 	}
 	g := &Gate{next: next, scans: scans, catalog: catalog, policies: policies, cfg: cfg}
-	g.metrics = newGateMetrics(cfg.Metrics, &g.held)
+	g.metrics = newGateMetrics(cfg.Metrics)
 	g.memory = newVerdicts(cfg.Stamps, policies, cfg.Now, g.metrics.recalled)
 	return g
 }
@@ -152,7 +152,9 @@ func (q *inquiry) hold() bool {
 		if !q.holding {
 			q.gate.held.Add(-1)
 			q.gate.metrics.overflow.Inc()
+			return
 		}
+		q.gate.metrics.held.Inc()
 	})
 	return q.holding
 }
@@ -162,6 +164,7 @@ func (q *inquiry) close() {
 	q.once.Do(func() {})
 	if q.holding {
 		q.gate.held.Add(-1)
+		q.gate.metrics.held.Dec()
 	}
 }
 

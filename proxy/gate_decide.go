@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"pratique"
 	"pratique/policy"
@@ -142,6 +140,7 @@ func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp
 
 // gateMetrics count decisions and waiting.
 type gateMetrics struct {
+	held      prometheus.Gauge
 	decisions *prometheus.CounterVec
 	allowed   prometheus.Counter // of decisions, looked up once
 	recalled  prometheus.Counter
@@ -149,32 +148,33 @@ type gateMetrics struct {
 	overflow  prometheus.Counter
 }
 
-func newGateMetrics(reg prometheus.Registerer, held *atomic.Int64) *gateMetrics {
-	f := promauto.With(reg)
-	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "pratique_gate_held_requests",
-		Help: "Requests that wait for a first verdict now.",
-	}, func() float64 { return float64(held.Load()) })
-	decisions := f.NewCounterVec(prometheus.CounterOpts{
+// newGateMetrics finds those of an earlier gate, if there was one: a gate is made
+// anew when the configuration is read again, and what it counts goes on.
+func newGateMetrics(reg prometheus.Registerer) *gateMetrics {
+	decisions := registerCollector(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pratique_gate_decisions_total",
 		Help: "Decisions on single manifests, by outcome.",
-	}, []string{"outcome"})
+	}, []string{"outcome"}))
 	return &gateMetrics{
+		held: registerCollector(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pratique_gate_held_requests",
+			Help: "Requests that wait for a first verdict now.",
+		})),
 		decisions: decisions,
 		allowed:   decisions.WithLabelValues(pratique.OutcomeAllow.String()),
-		recalled: f.NewCounter(prometheus.CounterOpts{
+		recalled: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pratique_gate_recalled_total",
 			Help: "Decisions for which an earlier verdict still stood.",
-		}),
-		waited: f.NewHistogram(prometheus.HistogramOpts{
+		})),
+		waited: registerCollector(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pratique_gate_wait_seconds",
 			Help:    "How long a request waited for one image's first report.",
 			Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 20, 25, 30},
-		}),
-		overflow: f.NewCounter(prometheus.CounterOpts{
+		})),
+		overflow: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pratique_gate_overflow_total",
 			Help: "Requests that were not held because too many were.",
-		}),
+		})),
 	}
 }
 
