@@ -136,7 +136,7 @@ type transfer struct {
 	errs    map[string]error // by source
 	askers  []func() error   // non-nil when that one has left
 
-	ready chan struct{} // closed when the next four are set
+	ready chan struct{} // closed with the first byte or at the end; then these are set:
 	spool *store.Spool  // nil when the blob was stored already, or on failure
 	size  int64         // -1: not known
 	err   error
@@ -270,7 +270,15 @@ func (t *transfer) errorOf(from origin, err error) error {
 // reader follows the transfer, or opens the stored blob.
 func (t *transfer) reader(ctx context.Context, offset int64) (io.ReadCloser, error) {
 	if t.spool != nil {
-		return t.spool.NewReader(ctx, offset)
+		r, err := t.spool.NewReader(ctx, offset)
+		var e *Error
+		switch {
+		case err == nil || errors.As(err, &e):
+			return r, err
+		case errors.Is(err, store.ErrMismatch): // the spool found it out before run did
+			return nil, wrongBytes(t.digest, err)
+		}
+		return nil, t.cache.storage(err)
 	}
 	body, _, err := t.cache.blobs.Open(ctx, t.digest, offset)
 	return body, err

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"pratique"
 	"pratique/store"
 )
@@ -165,7 +167,7 @@ func (t *transfer) copy(ctx context.Context, from origin) error {
 			return err
 		}
 	}
-	w := spoolWriter{spool: t.spool, limit: t.cache.cfg.MaxBlobSize}
+	w := spoolWriter{spool: t.spool, limit: t.cache.cfg.MaxBlobSize, wrote: t.letIn}
 	if _, err := io.CopyBuffer(&w, body, make([]byte, copyBuffer)); err != nil {
 		switch {
 		case errors.Is(w.err, errTooLarge):
@@ -185,7 +187,7 @@ func (t *transfer) copy(ctx context.Context, from origin) error {
 	return nil
 }
 
-// begin makes the spool when the first source answers, and lets readers in.
+// begin makes the spool when the first source answers.
 func (t *transfer) begin(ctx context.Context, size int64) error {
 	if t.size < 0 {
 		t.size = size
@@ -195,8 +197,17 @@ func (t *transfer) begin(ctx context.Context, size int64) error {
 		return &localError{t.cache.storage(err)}
 	}
 	t.spool = spool
-	close(t.ready)
 	return nil
+}
+
+// letIn lets readers in, once a byte is there: as long as there is none, a
+// failure can still be told with a status.
+func (t *transfer) letIn() {
+	select {
+	case <-t.ready:
+	default:
+		close(t.ready)
+	}
 }
 
 // commit verifies and stores. Upstream bytes are hashed while they arrive, so
@@ -216,9 +227,13 @@ func (t *transfer) commit(ctx context.Context, from origin) error {
 
 // wrong is the answer for bytes that are not what their digest says.
 func (t *transfer) wrong(from origin, err error) error {
-	e := Unavailable(http.StatusBadGateway, "the upstream sent wrong bytes for %s: %w", t.digest, err)
+	e := wrongBytes(t.digest, err)
 	e.Err = fmt.Errorf("%s: %w", from.key, err) // for the log: others who wait may not know that repository
 	return e
+}
+
+func wrongBytes(d digest.Digest, err error) *Error {
+	return Unavailable(http.StatusBadGateway, "the upstream sent wrong bytes for %s: %w", d, err)
 }
 
 // errTooLarge: a blob whose size nobody said has more than MaxBlobSize bytes.
@@ -228,6 +243,7 @@ var errTooLarge = errors.New("too large")
 type spoolWriter struct {
 	spool *store.Spool
 	limit int64
+	wrote func() // called after each write that brought something
 	err   error
 }
 
@@ -237,6 +253,9 @@ func (w *spoolWriter) Write(p []byte) (int, error) {
 		return 0, w.err
 	}
 	n, err := w.spool.Write(p)
+	if n > 0 {
+		w.wrote()
+	}
 	w.err = err
 	return n, err
 }

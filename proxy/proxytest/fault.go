@@ -2,10 +2,12 @@ package proxytest
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"time"
 )
 
 // Fault is a way to go wrong; next is the answer as it should be.
@@ -169,5 +171,47 @@ func Header(headers ...string) Fault {
 func Redirect(url string) Fault {
 	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		http.Redirect(w, r, url, http.StatusTemporaryRedirect)
+	}
+}
+
+// Trickle sends one byte of the body after each pause.
+func Trickle(pause time.Duration) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(rec, r)
+		for k, v := range rec.Header() {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(rec.Code)
+		for _, b := range rec.Body.Bytes() {
+			if _, err := w.Write([]byte{b}); err != nil {
+				return
+			}
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				return
+			}
+			select {
+			case <-time.After(pause):
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}
+}
+
+// ResetAfter sends these bytes as they are, instead of an answer, and resets the
+// connection when they had time to arrive.
+func ResetAfter(raw string) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		_, _ = io.WriteString(conn, raw) // the client may hang up first
+		time.Sleep(20 * time.Millisecond)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		_ = conn.Close()
 	}
 }

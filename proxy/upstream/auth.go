@@ -56,9 +56,22 @@ func (a *authorizer) known(ctx context.Context, q request) (string, error) {
 	case "basic":
 		return a.basic(ctx)
 	case "bearer":
-		return a.bearer(ctx, q, ch, scopeOf(q.repo))
+		header, err := a.bearer(ctx, q, ch, scopeOf(q.repo))
+		if err != nil {
+			a.doubt()
+		}
+		return header, err
 	}
 	return "", nil
+}
+
+// doubt forgets a challenge that led to nothing: the next request goes without a
+// token and learns what the upstream wants then. Its realm may have moved, or
+// been a page that somebody else put in between.
+func (a *authorizer) doubt() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.learned = challenge{}
 }
 
 // answer returns the header that answers a challenge of the upstream; used is
@@ -82,7 +95,11 @@ func (a *authorizer) answer(ctx context.Context, q request, ch challenge, used s
 		}
 		return header, err
 	}
-	return a.bearer(ctx, q, ch, scopeOf(q.repo))
+	header, err := a.bearer(ctx, q, ch, scopeOf(q.repo))
+	if err != nil {
+		a.doubt()
+	}
+	return header, err
 }
 
 // anonymous exchanges a challenge of another host for a token without

@@ -106,6 +106,9 @@ func (c *Client) once(ctx context.Context, q request) (*http.Response, error) {
 	if res.StatusCode/100 == 2 {
 		return res, nil
 	}
+	if res.StatusCode == http.StatusUnauthorized {
+		c.auth.doubt()
+	}
 	for _, s := range q.accept {
 		if res.StatusCode == s {
 			return res, nil
