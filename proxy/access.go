@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -134,6 +135,27 @@ type serverMetrics struct {
 	pulls    *prometheus.CounterVec
 	requests *prometheus.HistogramVec
 	bytes    *prometheus.CounterVec
+
+	// What the vectors gave before, so that a request looks nothing up by words.
+	// There are no more entries than kinds times outcomes.
+	mu     sync.RWMutex
+	series map[series]*counters
+}
+
+// series is one combination of labels.
+type series struct {
+	kind    kind
+	outcome outcome
+	pull    bool // a GET of a manifest
+	sent    bool // content was
+}
+
+// counters are those of one series; those that do not apply are nil, because to
+// look one up is to export it.
+type counters struct {
+	pulls    prometheus.Counter
+	requests prometheus.Observer
+	bytes    prometheus.Counter
 }
 
 // newServerMetrics registers them, or finds those of an earlier server: one is
@@ -141,6 +163,7 @@ type serverMetrics struct {
 // count unseen.
 func newServerMetrics(reg prometheus.Registerer) *serverMetrics {
 	return &serverMetrics{
+		series: make(map[series]*counters),
 		pulls: registerCollector(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pratique_proxy_pulls_total",
 			Help: "Manifest GET requests by how they ended.",
@@ -158,11 +181,32 @@ func newServerMetrics(reg prometheus.Registerer) *serverMetrics {
 }
 
 func (m *serverMetrics) observe(a *access, took time.Duration) {
-	m.requests.WithLabelValues(string(a.kind), string(a.outcome)).Observe(took.Seconds())
-	if a.kind == kindManifest && !a.Head {
-		m.pulls.WithLabelValues(string(a.outcome)).Inc()
+	c := m.counters(series{a.kind, a.outcome, a.kind == kindManifest && !a.Head, a.bytes > 0})
+	c.requests.Observe(took.Seconds())
+	if c.pulls != nil {
+		c.pulls.Inc()
 	}
-	if a.bytes > 0 {
-		m.bytes.WithLabelValues(string(a.kind)).Add(float64(a.bytes))
+	if c.bytes != nil {
+		c.bytes.Add(float64(a.bytes))
 	}
+}
+
+func (m *serverMetrics) counters(s series) *counters {
+	m.mu.RLock()
+	c, ok := m.series[s]
+	m.mu.RUnlock()
+	if ok {
+		return c
+	}
+	c = &counters{requests: m.requests.WithLabelValues(string(s.kind), string(s.outcome))}
+	if s.pull {
+		c.pulls = m.pulls.WithLabelValues(string(s.outcome))
+	}
+	if s.sent {
+		c.bytes = m.bytes.WithLabelValues(string(s.kind))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.series[s] = c // the same counters, whoever was first
+	return c
 }

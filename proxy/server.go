@@ -68,6 +68,12 @@ func NewServer(reg Registry, cfg ServerConfig) http.Handler {
 	return s
 }
 
+// Headers that are the same in many answers; net/http only reads them.
+var (
+	apiVersion = []string{"registry/2.0"}
+	revalidate = []string{"private, no-cache"}
+)
+
 // ServeHTTP parses, asks the registry, answers, and writes the one log line.
 // The ResponseWriter is never wrapped: wrapping hides ReadFrom, and with it
 // sendfile. What the log needs is told to the access record instead.
@@ -75,7 +81,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := &access{start: s.now(), outcome: outcomeFailed}
 	ctx := r.Context()
 	defer func() { s.finish(ctx, w, r, a, recover()) }()
-	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	// Headers are written under their canonical names, with values from one array:
+	// Header.Set would allocate for each.
+	w.Header()["Docker-Distribution-Api-Version"] = apiVersion
 	var err error
 	if a.parsed, err = parse(r, s.upstreams); err == nil {
 		err = s.answer(w, r, a)
@@ -138,11 +146,9 @@ func (s *server) manifest(w http.ResponseWriter, r *http.Request, a *access) err
 	if len(m.Warnings) > 0 {
 		a.outcome = outcomeWarned
 	}
-	h := w.Header()
 	for _, text := range m.Warnings {
-		h.Add("Warning", warning(text))
+		w.Header().Add("Warning", warning(text))
 	}
-	h.Set("Docker-Content-Digest", a.Ref.Digest.String())
 	if s.unchanged(w, r, a, a.Ref.Digest.String()) {
 		return nil
 	}
@@ -207,9 +213,8 @@ func (s *server) send(w http.ResponseWriter, a *access, mediaType string, body [
 
 // sendHead writes the header of a whole body.
 func (s *server) sendHead(w http.ResponseWriter, a *access, mediaType string, size int64) error {
-	h := w.Header()
-	h.Set("Content-Type", mediaType)
-	h.Set("Content-Length", strconv.FormatInt(size, 10))
+	h, values := w.Header(), []string{mediaType, strconv.FormatInt(size, 10)}
+	h["Content-Type"], h["Content-Length"] = values[0:1:1], values[1:2:2]
 	s.begin(w, a, http.StatusOK)
 	return nil
 }
@@ -223,15 +228,15 @@ func (s *server) begin(w http.ResponseWriter, a *access, status int) {
 	w.WriteHeader(status)
 }
 
-// unchanged sets the validators and answers 304 to a client that has the
+// unchanged sets digest and validators and answers 304 to a client that has the
 // content. It comes after the registry's yes: having a copy gives no right to it.
 func (s *server) unchanged(w http.ResponseWriter, r *http.Request, a *access, digest string) bool {
 	tag := `"` + digest + `"`
-	h := w.Header()
-	h.Set("ETag", tag)
+	h, values := w.Header(), []string{tag, digest}
+	h["Etag"], h["Docker-Content-Digest"] = values[0:1:1], values[1:2:2]
 	// A cache on the way may keep content but has to ask here each time: the
 	// verdict on it changes while the bytes do not.
-	h.Set("Cache-Control", "private, no-cache")
+	h["Cache-Control"] = revalidate
 	if !etagMatches(r.Header.Values("If-None-Match"), tag) {
 		return false
 	}

@@ -18,7 +18,6 @@ func (s *server) blob(w http.ResponseWriter, r *http.Request, a *access) error {
 	}
 	a.hit, a.verdict = b.Hit, b.Verdict
 	h := w.Header()
-	h.Set("Docker-Content-Digest", b.Digest.String())
 	if s.unchanged(w, r, a, b.Digest.String()) {
 		return nil
 	}

@@ -23,13 +23,8 @@ type echoes struct {
 	now func() time.Time
 
 	mu     sync.Mutex
-	byKey  map[echoKey]echo
-	oldest []echoKey // in order of arrival; a ring of at most maxEchos
-}
-
-type echoKey struct {
-	repository string
-	digest     digest.Digest
+	byKey  map[pratique.Ref]echo // by contentKey
+	oldest []pratique.Ref        // in order of arrival; a ring of at most maxEchos
 }
 
 type echo struct {
@@ -38,12 +33,12 @@ type echo struct {
 }
 
 func newEchoes(now func() time.Time) *echoes {
-	return &echoes{now: now, byKey: make(map[echoKey]echo)}
+	return &echoes{now: now, byKey: make(map[pratique.Ref]echo)}
 }
 
 // add remembers e under the digest of its body, in ref's repository.
 func (s *echoes) add(ref pratique.Ref, body []byte, e *Error) {
-	key := echoKey{ref.Repository(), digest.FromBytes(body)}
+	key := contentKey(ref, digest.FromBytes(body))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.byKey[key]; !ok {
@@ -63,7 +58,7 @@ func (s *echoes) find(ref pratique.Ref) *Error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, ok := s.byKey[echoKey{ref.Repository(), ref.Digest}]
+	e, ok := s.byKey[contentKey(ref, ref.Digest)]
 	if !ok || s.now().After(e.until) {
 		return nil
 	}

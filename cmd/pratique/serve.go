@@ -51,8 +51,9 @@ Exit code: 0 stopped as asked, 1 could not start or failed.`,
 				if err != nil {
 					return err
 				}
-				log := newLog(cfg.Log, c.err)
-				slog.SetDefault(log) // libraries know no other
+				log, flush := newLog(cfg.Log, c.err)
+				defer flush()
+				slog.SetDefault(slog.New(match.Quiet(log.Handler()))) // libraries know no other
 				return serve(ctx, cfg, log)
 			}
 		},
