@@ -183,17 +183,18 @@ func openPool(path string, conns int) (*sql.DB, error) {
 }
 
 // write runs fn in a transaction that holds the write lock from its start. It
-// is durable when write returns nil.
+// is durable when write returns nil. For want of disk space it fails with
+// syscall.ENOSPC.
 func (db *DB) write(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	tx, err := db.writes.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return full(err)
 	}
 	defer func() { _ = tx.Rollback() }() // no-op after Commit
 	if err := fn(tx); err != nil {
-		return err
+		return full(err)
 	}
-	return tx.Commit()
+	return full(tx.Commit())
 }
 
 // row runs a prepared query of one row outside of any transaction. No row is
