@@ -99,6 +99,7 @@ type Cache struct {
 	flights   singleflight.Group
 	tasks     tasks
 	transfers transfers
+	full      atomic.Int64 // when a full disk was last logged, Unix nanoseconds
 }
 
 var _ Registry = (*Cache)(nil)
@@ -144,13 +145,21 @@ func (c *Cache) upstream(ref pratique.Ref) (Upstream, error) {
 // what is cached goes on being served.
 func (c *Cache) storage(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		c.cfg.Log.Error("The cache's disk is full", "err", err)
+		c.sayFull(err)
 		e := Unavailable(http.StatusServiceUnavailable, "the disk of the cache is full: %w", err)
 		e.Message = "the disk of the cache is full" // without the path
 		e.RetryAfter = time.Minute
 		return e
 	}
 	return fmt.Errorf("cache: %w", err)
+}
+
+// sayFull logs a full disk once a minute, and not once a request.
+func (c *Cache) sayFull(err error) {
+	now, last := c.cfg.Now().UnixNano(), c.full.Load()
+	if now-last >= int64(time.Minute) && c.full.CompareAndSwap(last, now) {
+		c.cfg.Log.Error("The cache's disk is full: what is cached is served, nothing new can be pulled", "err", err)
+	}
 }
 
 // once does work once for all who ask for key at the same time. The work is

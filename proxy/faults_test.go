@@ -48,7 +48,16 @@ const layerSize = 400_000
 
 func newFaulty(t *testing.T) *faulty {
 	t.Helper()
+	return newFaultyOn(t, "")
+}
+
+// newFaultyOn keeps its blobs in dir; if empty, anywhere.
+func newFaultyOn(t *testing.T, dir string) *faulty {
+	t.Helper()
 	f := &faulty{pulled: newStalling(t, 250*time.Millisecond)}
+	if dir != "" {
+		f.dir = dir
+	}
 	f.layer, f.body = noise(1, layerSize), noise(2, layerSize)
 	f.cached, _ = f.lab.Image("cached", "1", f.body)
 	f.image, f.raw = f.lab.Image("app", "1", f.layer)
