@@ -129,10 +129,10 @@ func filterIndex(raw []byte, children []pratique.Descriptor, artifactType string
 			kept = append(kept, all[i])
 		}
 	}
-	manifests, err := json.Marshal(kept)
+	manifests, err := encode(kept) // json.Marshal would rewrite <, > and &
 	if err != nil {
 		return nil, err
 	}
 	doc["manifests"] = manifests
-	return json.Marshal(doc)
+	return encode(doc)
 }
