@@ -19,7 +19,7 @@ ANALYZE := CGO_ENABLED=0 GOEXPERIMENT=jsonv2
 ANALYZE_PACKAGES := ./scanner/analyze/... ./cmd/pratique-analyzer/...
 
 # Commands that tests start, and the Debian packages that bring them.
-E2E_TOOLS := skopeo=skopeo podman=podman containerd=containerd ctr=containerd runc=runc busybox=busybox-static
+E2E_TOOLS := skopeo=skopeo podman=podman buildah=buildah containerd=containerd ctr=containerd runc=runc busybox=busybox-static
 BENCH_TOOLS := wrk=wrk
 
 .PHONY: help

@@ -121,7 +121,7 @@ func Clients(r Runtime) [][]string {
 	case CRIO:
 		return [][]string{{"crictl", "pull"}}
 	case Podman:
-		return [][]string{{"podman", "pull"}, {"buildah", "pull"}}
+		return [][]string{{"podman", "pull"}, {"buildah", "pull", "--policy", "always"}}
 	case Docker:
 		return [][]string{{"docker", "pull"}}
 	case K3s:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +46,7 @@ Exit code: 0 closed, 3 open, 4 not proven, 1 error.`,
 			fs.StringVar(&d.canary, "canary", defaultCanary, "`image` that Pratique refuses")
 			fs.StringVar(&d.direct, "direct", "", "`URL` of the canary's upstream, when it is not https:// and its name")
 			fs.StringVar(&d.root, "root", "/", "where the node's files are, a `directory`")
-			fs.StringVar(&d.pull, "pull", "", "`command` that pulls, the image follows (default: the runtime's own)")
+			fs.StringVar(&d.pull, "pull", "", "`command` that pulls; the image stands for {}, or follows (default: the runtime's own)")
 			fs.DurationVar(&d.timeout, "timeout", 3*time.Minute, "for each step")
 			output := outputFlag(fs)
 			return func(ctx context.Context, c *console, args []string) error {
@@ -129,7 +130,7 @@ func (d *doctor) examine(ctx context.Context, c *console) (*diagnosis, error) {
 	out.Upstream = d.within(ctx, func(ctx context.Context) asked { return askUpstream(ctx, d.direct, ref) })
 	evidence := nodes.Evidence{Problems: problems, Pratique: out.Pratique.Answer, Upstream: out.Upstream.Answer}
 	if command, ok := d.command(cfg.Runtime); ok {
-		evidence.Pulled = runPull(ctx, d.timeout, append(command, d.canary))
+		evidence.Pulled = runPull(ctx, d.timeout, withImage(command, d.canary))
 		if evidence.Pulled.Ran {
 			out.Pull = &pulled{evidence.Pulled.Command, evidence.Pulled.Exit, evidence.Pulled.Output}
 		}
@@ -159,6 +160,18 @@ func (d *doctor) command(r nodes.Runtime) ([]string, bool) {
 		}
 	}
 	return nil, false
+}
+
+// withImage puts the image where {} stands, or at the end.
+func withImage(command []string, image string) []string {
+	words := slices.Clone(command)
+	for i, w := range words {
+		words[i] = strings.ReplaceAll(w, "{}", image)
+	}
+	if slices.Equal(words, command) {
+		words = append(words, image)
+	}
+	return words
 }
 
 // maxOutput bounds what is kept of a client's output.

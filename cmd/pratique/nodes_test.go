@@ -126,6 +126,19 @@ func TestNodesConfigWrites(t *testing.T) {
 	}
 }
 
+func TestWithImage(t *testing.T) {
+	for _, tc := range []struct{ command, want string }{
+		{"podman pull", "podman pull x:1"},
+		{"skopeo inspect docker://{}", "skopeo inspect docker://x:1"},
+		{"{} {}", "x:1 x:1"},
+	} {
+		words := strings.Fields(tc.command)
+		if diff := cmp.Diff(tc.want, strings.Join(withImage(words, "x:1"), " ")); diff != "" || strings.Join(words, " ") != tc.command {
+			t.Errorf("%s (-want +got):\n%s", tc.command, diff)
+		}
+	}
+}
+
 // TestNodesDoctor: Pratique, an upstream and a client, each as it may be.
 func TestNodesDoctor(t *testing.T) {
 	const canary = "docker.io/team/pratique-canary:1"
