@@ -54,7 +54,7 @@ func (i *inspection) configPaths(file string, seen map[string]bool) ([]string, e
 	var c containerdConfig
 	if err := toml.Unmarshal(data, &c); err != nil {
 		i.open(file, "cannot be read (%v), so that nothing is known of what containerd runs with", err)
-		return nil, nil //nolint:nilerr // it is reported as a problem
+		return nil, nil
 	}
 	var dirs []string
 	for _, plugin := range criPlugins {
@@ -69,10 +69,10 @@ func (i *inspection) configPaths(file string, seen map[string]bool) ([]string, e
 		}
 	}
 	for _, pattern := range c.Imports {
-		pattern = strings.Trim(pattern, "/")
-		if !strings.HasPrefix(pattern, "etc/") && !strings.Contains(pattern, "/") {
-			pattern = path.Join(path.Dir(file), pattern)
+		if !path.IsAbs(pattern) {
+			pattern = path.Join("/", path.Dir(file), pattern)
 		}
+		pattern = strings.TrimPrefix(path.Clean(pattern), "/")
 		files, err := fs.Glob(i.fsys, pattern)
 		if err != nil {
 			i.open(file, "imports %q, which cannot be read", pattern)

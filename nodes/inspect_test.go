@@ -107,6 +107,9 @@ func TestInspectFinds(t *testing.T) {
 		"config.toml names another":    {Containerd, "etc/containerd/config.toml", "/etc/containerd/certs.d", "/etc/other", "etc/other/_default: is missing"},
 		"config.toml in an import":     {Containerd, "etc/containerd/config.toml", "", "imports = [\"/etc/containerd/pratique-config-v3.toml\"]\n", ""},
 
+		"config.toml by the way":   {Containerd, "etc/containerd/config.toml", "", "imports = [\"pratique-config-v?.toml\"]\n", ""},
+		"config.toml in no import": {Containerd, "etc/containerd/config.toml", "", "imports = [\"conf.d/*.toml\"]\n", "no registry.config_path"},
+
 		"docker mirrors":         {Docker, "etc/docker/daemon.json", "{", `{"registry-mirrors": ["http://10.0.0.9:5000"],`, "registry-mirrors"},
 		"docker without folders": {Docker, "etc/docker/certs.d/_default/hosts.toml", "", "", "_default: is missing"},
 		"daemon.json is broken":  {Docker, "etc/docker/daemon.json", "{", "", "cannot be read"},
