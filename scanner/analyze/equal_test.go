@@ -160,10 +160,10 @@ func TestEqualsTrivy(t *testing.T) {
 	a := theAnalyzer(t)
 	packages := 0
 	for _, img := range images(t) {
+		if !img.scan || len(img.layers) == 0 {
+			continue // nothing that trivy reads either
+		}
 		t.Run(img.name, func(t *testing.T) {
-			if !img.scan || len(img.layers) == 0 {
-				t.SkipNow()
-			}
 			var blobs []ftypes.BlobInfo
 			layers, config := img.analyse(t, a)
 			for n, d := range img.image.Layers {

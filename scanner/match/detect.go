@@ -149,6 +149,10 @@ func (m *Matcher) detect(ctx context.Context, cs []pratique.Component) ([][]prat
 	}
 feed:
 	for _, b := range bs {
+		if err := ctx.Err(); err != nil { // select would choose at random
+			fail(err)
+			break
+		}
 		select {
 		case work <- b:
 		case <-failed:
