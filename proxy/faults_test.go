@@ -52,9 +52,9 @@ func newFaulty(t *testing.T) *faulty {
 }
 
 // newFaultyOn keeps its blobs in dir; if empty, anywhere.
-func newFaultyOn(t *testing.T, dir string) *faulty {
+func newFaultyOn(t *testing.T, dir string, change ...func(*upstream.Config)) *faulty {
 	t.Helper()
-	f := &faulty{pulled: newStalling(t, 250*time.Millisecond)}
+	f := &faulty{pulled: newPulled(t)}
 	if dir != "" {
 		f.dir = dir
 	}
@@ -66,6 +66,7 @@ func newFaultyOn(t *testing.T, dir string) *faulty {
 		// The breaker has its own test; here each fault is to be seen.
 		cfg.Log, cfg.Now, cfg.BreakAfter = logger, f.clock, 1000
 	})
+	f.clients = append(f.clients, change...)
 	f.start(func(cfg *proxy.CacheConfig) { cfg.Log = logger })
 	set, err := policy.Load(policy.File{Name: "test", Data: []byte("name: test\ndefault: allow\nrules:\n  - {name: critical, vulnerability: {severity: CRITICAL}, action: deny}\n")})
 	if err != nil {
@@ -76,7 +77,7 @@ func newFaultyOn(t *testing.T, dir string) *faulty {
 		t.Fatal(err)
 	}
 	gate := proxy.NewGate(f.Cache, &f.verdicts, f.state, set, proxy.GateConfig{
-		Hold: 2 * time.Second, Upstreams: names, Platforms: []pratique.Platform{{OS: "linux", Architecture: "amd64"}},
+		Hold: 25 * time.Second, Upstreams: names, Platforms: []pratique.Platform{{OS: "linux", Architecture: "amd64"}},
 	})
 	s := httptest.NewServer(proxy.NewServer(gate, proxy.ServerConfig{Upstreams: names, BareHead: true, Log: logger}))
 	// Without connections that are kept, because a client asks again by itself when
@@ -86,6 +87,15 @@ func newFaultyOn(t *testing.T, dir string) *faulty {
 	f.pullCached()
 	f.ready()
 	return f
+}
+
+// patience has upstreams wait for as long as a fault by this name needs.
+func patience(name string) func(*upstream.Config) {
+	return func(cfg *upstream.Config) {
+		if strings.Contains(name, "stall") || strings.Contains(name, "trickle") {
+			cfg.HeaderTimeout, cfg.StallTimeout = 400*time.Millisecond, 400*time.Millisecond
+		}
+	}
 }
 
 // ready forgets what was logged and asked, and remembers what is stored.
@@ -307,7 +317,7 @@ func TestManifestFaults(t *testing.T) {
 	} {
 		tt.on, tt.ask = "GET", "lab/app/manifests/1"
 		t.Run(tt.name, func(t *testing.T) {
-			f := newFaulty(t)
+			f := newFaultyOn(t, "", patience(tt.name))
 			f.check(tt, f.raw)
 		})
 	}
@@ -343,7 +353,7 @@ func TestBlobFaults(t *testing.T) {
 		{name: "redirect to a forbidden address", do: proxytest.Redirect(metadata), status: down502, code: busy, says: "never dialled"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newFaulty(t)
+			f := newFaultyOn(t, "", patience(tt.name))
 			if g := f.ask("lab/app/manifests/1"); g.status != 200 {
 				t.Fatalf("the manifest: %d %s", g.status, g.message)
 			}
@@ -376,7 +386,7 @@ func TestBlobFaultsThatPass(t *testing.T) {
 		}(), 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFaulty(t)
+			f := newFaultyOn(t, "", patience(name))
 			f.ask("lab/app/manifests/1")
 			f.log.wait(1)
 			f.ready()
