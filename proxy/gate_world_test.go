@@ -47,7 +47,7 @@ type content struct {
 	raw       []byte
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	policies, err := policy.Load(policy.File{Name: "test.yaml", Data: []byte(`
 name: test
