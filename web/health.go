@@ -16,7 +16,7 @@ type Readiness struct {
 type ProbeResult struct {
 	Name    string `json:"name"`
 	Ready   bool   `json:"ready"`
-	Message string `json:"message"` // "" when ready
+	Message string `json:"message"` // "" when ready and there is nothing to say
 }
 
 // healthz says that the process answers. It asks nothing else: an orchestrator
@@ -34,6 +34,8 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 		res := ProbeResult{Name: p.Name, Ready: true}
 		if err := p.Check(r.Context()); err != nil {
 			res.Ready, res.Message, out.Ready = false, err.Error(), false
+		} else if p.Note != nil {
+			res.Message = p.Note()
 		}
 		out.Checks = append(out.Checks, res)
 	}
@@ -48,9 +50,12 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	for _, c := range out.Checks {
-		if c.Ready {
+		switch {
+		case c.Ready && c.Message == "":
 			_, _ = fmt.Fprintf(w, "ok    %s\n", c.Name)
-		} else {
+		case c.Ready:
+			_, _ = fmt.Fprintf(w, "ok    %s: %s\n", c.Name, c.Message)
+		default:
 			_, _ = fmt.Fprintf(w, "FAIL  %s: %s\n", c.Name, c.Message)
 		}
 	}

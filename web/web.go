@@ -62,11 +62,21 @@ type Database interface {
 	Import(ctx context.Context, r io.Reader, force bool) error
 }
 
+// Reloader reads the configuration and the policies again.
+type Reloader interface {
+	// Reload applies what can be applied while requests run. When there is a
+	// mistake the configuration in force stays, and the error says where.
+	Reload(ctx context.Context) (Reloaded, error)
+}
+
 // Probe is one thing that must work before the process is ready.
 type Probe struct {
 	Name string
 	// Check returns nil, or an error that says in one line what is missing.
 	Check func(ctx context.Context) error
+	// Note says what a person should know although the check passes; "" is
+	// nothing. If nil, there is never anything.
+	Note func() string
 }
 
 // Config of the admin handler. Collaborators that are nil leave their part of
@@ -75,6 +85,7 @@ type Config struct {
 	Gate     Gate
 	Catalog  Catalog
 	Database Database
+	Reloader Reloader
 
 	// Upstreams tells which registries a reference may name. If nil, none.
 	Upstreams Upstreams
@@ -128,6 +139,7 @@ func (s *server) routes() http.Handler {
 	handle("GET /api/v1/images", s.images)
 	handle("GET /api/v1/database", s.databaseStatus)
 	handle("POST /api/v1/database/import", s.databaseImport)
+	handle("POST /api/v1/reload", s.reload)
 	handle("/api/", notFound)
 
 	mux := http.NewServeMux()
@@ -158,6 +170,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 /api/v1/check?ref=REF&wait=20s        verdict on an image
 /api/v1/images?after=DIGEST&limit=N   known images
 /api/v1/database                      vulnerability database
+/api/v1/reload                        POST: read configuration and policies again
 /debug/pprof/                         profiles
 `))
 }

@@ -26,7 +26,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	metrics := newMetrics()
 	var parts rungroup.Group
-	if err := assemble(t.Context(), cfg, slog.New(slog.DiscardHandler), metrics, &parts); err != nil {
+	if err := assemble(t.Context(), cfg, process{log: slog.New(slog.DiscardHandler), level: new(slog.LevelVar), metrics: metrics}, &parts); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {

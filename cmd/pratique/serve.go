@@ -5,6 +5,9 @@ import (
 	"errors"
 	"flag"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -28,7 +31,9 @@ func serveCommand() command {
 		long: `
 Runs the registry (default :5000) and its admin listener (default
 127.0.0.1:5001) until SIGTERM or Ctrl-C, then lets running requests finish for
-up to 30 seconds; a second signal ends it at once.
+up to registry.drain (30s); a second signal ends it at once. SIGHUP reads the
+configuration and the policies again; what cannot be applied while it runs, and
+what is wrong with them, is in the log.
 
 Without --config the built-in configuration applies: Docker Hub, data under
 /var/lib/pratique, the default policy. Every key can be set by a PRATIQUE_
@@ -47,41 +52,60 @@ Exit code: 0 stopped as asked, 1 could not start or failed.`,
 				if err := want("serve", args); err != nil {
 					return err
 				}
-				cfg, err := config.Load(*file, c.environ, *sets)
+				load := func() (config.Config, error) { return config.Load(*file, c.environ, *sets) }
+				hangup := make(chan os.Signal, 1)
+				signal.Notify(hangup, syscall.SIGHUP) // before the first read: what changes after it is read again
+				defer signal.Stop(hangup)
+				cfg, err := load()
 				if err != nil {
 					return err
 				}
-				log, flush := newLog(cfg.Log, c.err)
+				level := new(slog.LevelVar)
+				setLevel(level, cfg.Log)
+				log, flush := newLog(everything(cfg.Log), c.err)
 				defer flush()
+				log = slog.New(leveled{log.Handler(), level})
 				slog.SetDefault(slog.New(match.Quiet(log.Handler()))) // libraries know no other
-				return serve(ctx, cfg, log)
+				return serve(ctx, cfg, process{log: log, level: level, metrics: newMetrics(), load: load, hangup: hangup})
 			}
 		},
 	}
 }
 
+// process is what all parts share.
+type process struct {
+	log     *slog.Logger
+	level   *slog.LevelVar
+	metrics *prometheus.Registry
+	load    func() (config.Config, error) // reads the configuration again
+	hangup  <-chan os.Signal              // asks for it
+}
+
 // serve runs the product until ctx ends. Each part is made from those above it,
 // runs beside them, and is stopped before them: first the listeners, which let
 // running requests finish, then what works in the background, the state last.
-func serve(ctx context.Context, cfg config.Config, log *slog.Logger) error {
-	metrics := newMetrics()
-	parts := &rungroup.Group{Log: log}
-	if err := assemble(ctx, cfg, log, metrics, parts); err != nil {
+func serve(ctx context.Context, cfg config.Config, p process) error {
+	parts := &rungroup.Group{Log: p.log}
+	if err := assemble(ctx, cfg, p, parts); err != nil {
 		return errors.Join(err, parts.Close(context.WithoutCancel(ctx)))
 	}
 	return parts.Run(ctx)
 }
 
 // assemble is the whole of Pratique on one screen.
-func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics *prometheus.Registry, parts *rungroup.Group) error {
+func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup.Group) error {
+	log, metrics := p.log, p.metrics
 	policies, err := cfg.LoadPolicies()
 	if err != nil {
 		return err
 	}
-	names, upstreams, fetch, err := newUpstreams(cfg, metrics)
+	upstreams, err := newUpstreams(cfg, nil, metrics)
 	if err != nil {
 		return err
 	}
+	fetch := new(fetcher)
+	fetch.use(upstreams.transport())
+	drain := &budget{limit: cfg.Registry.Drain}
 
 	// What is kept: bytes, and everything else.
 	blobs, err := store.OpenBlobs(ctx, blobsConfig(cfg))
@@ -99,8 +123,8 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 
 	// Pull through and keep.
 	catalog := proxy.RememberCatalog(state, state)
-	cache := proxy.NewCache(upstreams, blobs, catalog, state, cacheConfig(cfg, log, metrics))
-	parts.Add(rungroup.Part{Name: "transfers", Stop: cache.Close})
+	cache := proxy.NewCache(upstreams.byKey(), blobs, catalog, state, cacheConfig(cfg, log, metrics))
+	parts.Add(drain.transfers(cache.Close))
 
 	// Analyse, match, and look again when the database moves.
 	matcher := match.New(match.Config{Log: log, Metrics: metrics})
@@ -121,21 +145,21 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, metrics 
 		rungroup.Part{Name: "scheduler", Run: scans.Run},
 	)
 
-	// Decide, and answer.
-	gate := proxy.NewGate(cache, scans, catalog, policies, gateConfig(cfg, names, state, metrics))
+	// Decide, and answer; anew when the configuration is read again.
+	front := &live{behind: behind{cache: cache, scans: scans, catalog: catalog, stamps: state, log: log, metrics: metrics}}
+	front.put(cfg, policies, upstreams)
+	reload := newReloader(p, front, fetch)
+	parts.Add(rungroup.Part{Name: "reload", Run: func(ctx context.Context) error { return reload.run(ctx, p.hangup) }})
 	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
-		Gate: gate, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Upstreams: names,
-		Probes: probes(ctx, state, analyzers, matcher), Metrics: metrics,
+		Gate: front, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Reloader: reload, Upstreams: front,
+		Probes: probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,
 	}), log)
 	if err != nil {
 		return err
 	}
 	parts.Add(admin)
-	registry, err := listen(ctx, "registry", cfg.Registry.Listen, cfg.Registry.TLS,
-		proxy.NewServer(proxy.NewCanary(gate), proxy.ServerConfig{
-			Upstreams: names, BareHead: cfg.Refusal.Head == config.HeadBare, Log: log, Metrics: metrics,
-		}), log)
+	registry, err := drain.drained(ctx, "registry", cfg.Registry.Listen, cfg.Registry.TLS, front.handler(), log)
 	if err != nil {
 		return err
 	}

@@ -419,12 +419,9 @@ func TestServeFinishesRunningRequests(t *testing.T) {
 	}()
 	eventually(t, func() bool { return upstream.asked() > before }) // the held pull's scan waits for a layer
 	p.stop()
-	eventually(t, func() bool {
-		c, err := net.DialTimeout("tcp", p.registry, time.Second)
-		if err == nil {
-			_ = c.Close()
-		}
-		return err != nil
+	eventually(t, func() bool { // who comes later is told to come again, also for what is cached
+		status, _ := get(t, "http://"+p.registry+"/v2/lab/demo/clean/manifests/1.0")
+		return status == http.StatusServiceUnavailable
 	})
 	if status, body := get(t, "http://"+p.admin+"/readyz"); status != 503 || !strings.Contains(body, "stopping") {
 		t.Errorf("/readyz while it drains: %d\n%s", status, body)

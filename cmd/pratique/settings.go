@@ -19,7 +19,6 @@ import (
 	"pratique/internal/rungroup"
 	"pratique/internal/sqlite"
 	"pratique/proxy"
-	"pratique/proxy/upstream"
 	"pratique/scanner/database"
 	"pratique/scanner/match"
 	"pratique/store"
@@ -35,40 +34,6 @@ func least(d time.Duration) time.Duration { return max(d, time.Nanosecond) }
 
 func blobsConfig(cfg config.Config) store.BlobsConfig {
 	return store.BlobsConfig{Driver: string(cfg.Storage.Driver), Parameters: cfg.Storage.Parameters, Spool: cfg.Storage.Spool}
-}
-
-// newUpstreams makes a client for each upstream, and the index of their names,
-// outside of which nothing is ever dialled. The round tripper is for the sources
-// of databases: it holds them to the same rule.
-func newUpstreams(cfg config.Config, metrics prometheus.Registerer) (*proxy.UpstreamIndex, map[string]proxy.Upstream, http.RoundTripper, error) {
-	urls := make(map[string]string, len(cfg.Upstreams))
-	upstreams := make(map[string]proxy.Upstream, len(cfg.Upstreams))
-	clients := make([]*upstream.Client, 0, len(cfg.Upstreams))
-	for key, u := range cfg.Upstreams {
-		client, err := upstream.New(key, upstream.Config{
-			URL:     u.URL,
-			Private: u.Private,
-			CAFile:  u.CA,
-			Credentials: upstream.Credentials{
-				Username: u.Credentials.Username, PasswordFile: u.Credentials.PasswordFile,
-				DockerConfig: u.Credentials.DockerConfig, Keychain: string(u.Credentials.Keychain),
-			},
-			MinSpeed:     int64(u.Limits.MinSpeed),
-			MaxTransfers: u.Limits.Transfers,
-			MaxRequests:  u.Limits.Requests,
-			BreakAfter:   u.Limits.BreakAfter,
-			BreakPause:   u.Limits.BreakPause,
-			UserAgent:    "pratique/" + readVersion().Version,
-			Metrics:      metrics,
-		})
-		if err != nil {
-			return nil, nil, nil, err
-		}
-		urls[key], upstreams[key] = u.URL, client
-		clients = append(clients, client)
-	}
-	names, err := proxy.NewUpstreamIndex(urls)
-	return names, upstreams, upstream.Transport(clients...), err
 }
 
 func cacheConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer) proxy.CacheConfig {
@@ -182,7 +147,7 @@ func instant(t time.Time) *time.Time {
 }
 
 // probes are what must work before this process is sent clients.
-func probes(ctx context.Context, state *sqlite.DB, workers *analyzers, matcher *match.Matcher) []web.Probe {
+func probes(ctx context.Context, state *sqlite.DB, workers *analyzers, matcher *match.Matcher, reload *reloader) []web.Probe {
 	return []web.Probe{
 		{Name: "process", Check: func(context.Context) error {
 			if ctx.Err() != nil {
@@ -202,5 +167,6 @@ func probes(ctx context.Context, state *sqlite.DB, workers *analyzers, matcher *
 			}
 			return err
 		}},
+		reload.probe(),
 	}
 }

@@ -76,6 +76,10 @@ type Registry struct {
 	// MaxHeld is how many requests may wait for a scan at the same time; more
 	// are answered with 429 at once.
 	MaxHeld int `yaml:"maxHeld"`
+	// Drain is how long running requests and transfers may take to finish when the
+	// process is told to stop; new ones are answered with 503 and Retry-After
+	// meanwhile. Longer than hold, or pulls that wait for a scan are cut.
+	Drain time.Duration `yaml:"drain"`
 	// TLS serves the pull API over HTTPS. If missing, plain HTTP: put a proxy
 	// that speaks TLS in front, or tell the clients.
 	TLS TLS `yaml:"tls"`
@@ -282,7 +286,7 @@ type Log struct {
 func base() Config {
 	return Config{
 		DataDir:  "/var/lib/pratique",
-		Registry: Registry{Listen: ":5000", Hold: 25 * time.Second, MaxHeld: 1000},
+		Registry: Registry{Listen: ":5000", Hold: 25 * time.Second, MaxHeld: 1000, Drain: 30 * time.Second},
 		Refusal:  Refusal{Head: HeadBare},
 		Admin:    Admin{Listen: "127.0.0.1:5001"},
 		Storage:  Storage{Driver: "filesystem"},

@@ -172,16 +172,40 @@ func suggestEnv(name string, names map[string][]string) string {
 // the entries of its maps included.
 func Paths(c Config) []string {
 	var out []string
-	walk(reflect.ValueOf(c), "", func(path string) { out = append(out, path) })
+	walk(reflect.ValueOf(c), "", func(path string, _ reflect.Value) { out = append(out, path) })
 	return out
 }
 
-func walk(v reflect.Value, path string, visit func(string)) {
+// Differences lists, sorted, the keys whose values are not the same in a and b,
+// or that only one of them has.
+func Differences(a, b Config) []string {
+	values := func(c Config) map[string]any {
+		out := make(map[string]any)
+		walk(reflect.ValueOf(c), "", func(path string, v reflect.Value) { out[path] = v.Interface() })
+		return out
+	}
+	was, is := values(a), values(b)
+	var out []string
+	for path, v := range was {
+		if other, ok := is[path]; !ok || !reflect.DeepEqual(v, other) {
+			out = append(out, path)
+		}
+	}
+	for path := range is {
+		if _, ok := was[path]; !ok {
+			out = append(out, path)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func walk(v reflect.Value, path string, visit func(string, reflect.Value)) {
 	switch v.Kind() {
 	case reflect.Struct:
 		fields := strictyaml.Fields(v.Type())
 		if len(fields) == 0 {
-			visit(path)
+			visit(path, v)
 		}
 		for _, f := range fields {
 			walk(v.Field(f.Index), strictyaml.Join(path, f.Name), visit)
@@ -193,7 +217,7 @@ func walk(v reflect.Value, path string, visit func(string)) {
 			walk(v.MapIndex(k), strictyaml.Join(path, k.String()), visit)
 		}
 	default:
-		visit(path)
+		visit(path, v)
 	}
 }
 

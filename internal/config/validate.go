@@ -83,6 +83,7 @@ func (c *checker) registry(cfg *Config) {
 	if cfg.Registry.MaxHeld < 1 {
 		c.fail("registry.maxHeld", "%d; want at least 1", cfg.Registry.MaxHeld)
 	}
+	c.notNegative("registry.drain", cfg.Registry.Drain)
 	if (cfg.Registry.TLS.Cert == "") != (cfg.Registry.TLS.Key == "") {
 		c.fail("registry.tls", "want both cert and key, or neither")
 	}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"pratique/internal/config"
+	"pratique/web"
+)
+
+// reloader reads the configuration again and applies what can be applied while
+// requests run. A configuration or policy with a mistake changes nothing.
+type reloader struct {
+	load  func() (config.Config, error)
+	live  *live
+	fetch *fetcher
+	level *slog.LevelVar
+	log   *slog.Logger
+
+	outcomes *prometheus.CounterVec
+	good     prometheus.Gauge
+	applied  prometheus.Gauge
+
+	mu      sync.Mutex
+	pending []string // keys that a restart would change
+	failure error    // of the last reload
+}
+
+func newReloader(p process, l *live, fetch *fetcher) *reloader {
+	f := promauto.With(p.metrics)
+	r := &reloader{
+		load: p.load, live: l, fetch: fetch, level: p.level, log: p.log,
+		outcomes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "pratique_config_reloads_total",
+			Help: "Reloads of configuration and policies: applied, or failed, which changes nothing.",
+		}, []string{"outcome"}),
+		good: f.NewGauge(prometheus.GaugeOpts{
+			Name: "pratique_config_reload_successful",
+			Help: "Whether the last reload was applied; 1 before the first.",
+		}),
+		applied: f.NewGauge(prometheus.GaugeOpts{
+			Name: "pratique_config_reload_success_timestamp_seconds",
+			Help: "When the configuration in force was read.",
+		}),
+	}
+	r.good.Set(1)
+	r.applied.Set(float64(time.Now().Unix()))
+	return r
+}
+
+// run reloads for every signal until ctx ends.
+func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
+	for {
+		select {
+		case <-signals:
+			_, _ = r.Reload(ctx) // it is in the log
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Reload implements web.Reloader.
+func (r *reloader) Reload(ctx context.Context) (web.Reloaded, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out, err := r.reload(ctx)
+	if r.failure = err; err != nil {
+		r.outcomes.WithLabelValues("failed").Inc()
+		r.good.Set(0)
+		r.log.ErrorContext(ctx, "configuration not reloaded, the one in force stays", "error", err)
+		return web.Reloaded{}, err
+	}
+	r.pending = out.NeedsRestart
+	r.outcomes.WithLabelValues("applied").Inc()
+	r.good.Set(1)
+	r.applied.Set(float64(time.Now().Unix()))
+	r.log.InfoContext(ctx, "configuration reloaded", "policies", out.Policies, "changed", out.Changed)
+	if len(out.NeedsRestart) > 0 {
+		r.log.WarnContext(ctx, "changed keys need a restart", "keys", out.NeedsRestart)
+	}
+	return out, nil
+}
+
+// reload makes everything before it changes anything.
+func (r *reloader) reload(context.Context) (web.Reloaded, error) {
+	next, err := r.load()
+	if err != nil {
+		return web.Reloaded{}, err
+	}
+	old := r.live.current.Load()
+	now := hot(old.cfg, next)
+	policies, err := now.LoadPolicies()
+	if err != nil {
+		return web.Reloaded{}, err
+	}
+	ups, err := newUpstreams(now, old.upstreams, r.live.metrics)
+	if err != nil {
+		return web.Reloaded{}, err
+	}
+	setLevel(r.level, now.Log)
+	r.fetch.use(ups.transport())
+	r.live.put(now, policies, ups)
+	for key, c := range old.upstreams.clients {
+		if ups.clients[key] != c {
+			c.Close() // idle connections alone: requests that run end as they would
+		}
+	}
+	changed := config.Differences(old.cfg, now)
+	if old.policies.Version() != policies.Version() {
+		changed = append(changed, "policies (content)")
+	}
+	return web.Reloaded{Policies: policies.Version(), Changed: changed, NeedsRestart: config.Differences(now, next)}, nil
+}
+
+// hot is the configuration in force with those keys of the next one that can be
+// applied while the process runs. Every other key needs a restart.
+func hot(current, next config.Config) config.Config {
+	current.Policies = next.Policies
+	current.Upstreams = next.Upstreams
+	current.Platforms = next.Platforms
+	current.Refusal = next.Refusal
+	current.Registry.Hold = next.Registry.Hold
+	current.Registry.MaxHeld = next.Registry.MaxHeld
+	current.Log.Level = next.Log.Level
+	return current
+}
+
+// note is what a person who looks at /readyz should know; "" is nothing. None of
+// it makes the process unready: a configuration that is in force stands.
+func (r *reloader) note() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.failure != nil:
+		return fmt.Sprintf("the last reload failed and changed nothing: %v", r.failure)
+	case len(r.pending) > 0:
+		return "changed keys need a restart: " + strings.Join(r.pending, ", ")
+	}
+	return ""
+}
+
+// probe shows the note.
+func (r *reloader) probe() web.Probe {
+	return web.Probe{Name: "configuration", Check: func(context.Context) error { return nil }, Note: r.note}
+}
+
+// setLevel makes the log as talkative as the configuration says.
+func setLevel(v *slog.LevelVar, cfg config.Log) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
+		level = slog.LevelInfo // not reached: the configuration holds four words only
+	}
+	v.Set(level)
+}
+
+// everything is a configuration of the log that leaves the level to leveled.
+func everything(cfg config.Log) config.Log {
+	cfg.Level = "debug"
+	return cfg
+}
+
+// leveled drops what is below a level that can change.
+type leveled struct {
+	slog.Handler
+	level *slog.LevelVar
+}
+
+// Enabled implements slog.Handler.
+func (h leveled) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level.Level() }
+
+// WithAttrs implements slog.Handler.
+func (h leveled) WithAttrs(as []slog.Attr) slog.Handler {
+	return leveled{h.Handler.WithAttrs(as), h.level}
+}
+
+// WithGroup implements slog.Handler.
+func (h leveled) WithGroup(name string) slog.Handler {
+	return leveled{h.Handler.WithGroup(name), h.level}
+}
