@@ -55,7 +55,7 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	$(GO) -C tools/peers vet ./...
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run
 	$(GO) mod tidy -diff
-	$(GO) -C tools/peers mod tidy -diff
+	for m in peers containerd17 containerd2 docker29; do $(GO) -C tools/$$m mod tidy -diff || exit 1; done
 	$(GO) generate ./... && git diff --exit-code
 	@$(MAKE) bin/pratique-analyzer bin/testsum
 	PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -race -json ./... | bin/testsum -suite race
@@ -75,14 +75,18 @@ tools: ## install the Debian packages that the tests start (as root)
 	@tools/apt.sh $(E2E_TOOLS)
 
 .PHONY: peers
-peers: bin/crane bin/registry bin/criclient ## build the clients and registries that e2e and bench start
+peers: bin/crane bin/registry bin/criclient bin/conformance bin/containerd2 ## build the clients and registries that e2e and bench start
+
+.PHONY: clients
+clients: tools build peers bin/containerd17 bin/dockerd bin/testsum ## mirrors left open, with every client that can be built from modules (as root)
+	@E2E_CLIENTS=all $(GO) test -tags e2e -count=1 -timeout 30m -run '^TestOpenMirror' -json ./e2e | bin/testsum -suite clients
 
 .PHONY: clean
 clean: ## remove what was built and what `make run` kept
 	rm -rf bin dist var
 
 # The Go command knows best what is stale, so these are always asked for.
-.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/testsum bin/crane bin/registry bin/criclient
+.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/testsum bin/crane bin/registry bin/criclient bin/conformance bin/containerd17 bin/containerd2 bin/dockerd
 bin/pratique:
 	@$(RELEASE) -o $@ ./cmd/pratique
 
@@ -103,3 +107,15 @@ bin/registry:
 
 bin/criclient:
 	@cd tools/peers && $(RELEASE) -o ../../$@ ./criclient
+
+bin/conformance:
+	@cd tools/peers && $(RELEASE) -o ../../$@ github.com/opencontainers/distribution-spec/conformance
+
+bin/containerd17:
+	@cd tools/containerd17 && $(RELEASE) -o ../../$@ github.com/containerd/containerd/cmd/containerd
+
+bin/dockerd:
+	@cd tools/docker29 && $(RELEASE) -o ../../$@ github.com/moby/moby/v2/cmd/dockerd
+
+bin/containerd2:
+	@cd tools/containerd2 && $(RELEASE) -o ../../$@ github.com/containerd/containerd/v2/cmd/containerd
