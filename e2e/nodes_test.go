@@ -277,6 +277,62 @@ var openings = []struct {
 	}},
 }
 
+// TestNodesDoctorFindsIgnoredFiles: containerd 1.6 passes over files that it
+// cannot use without a word, and asks the registry itself. For localhost it does
+// so by http, so that here the registry is there to answer.
+func TestNodesDoctorFindsIgnoredFiles(t *testing.T) {
+	u := StartUpstream(t)
+	pushCanary(t, u)
+	p := StartPratique(t, u, Options{})
+	local := "localhost" + u.Addr[strings.LastIndexByte(u.Addr, ':'):]
+	for name, tc := range map[string]struct {
+		file, old, text string // in certs.d; without old and text the file is removed
+		closed          bool
+	}{
+		"nothing is wrong":              {"docker.io/hosts.toml", "", "\n", true},
+		"no _default":                   {"_default", "", "", false},
+		"an empty file":                 {"_default/hosts.toml", "*", "", false},
+		"no host":                       {"_default/hosts.toml", "*", "server = \"http://" + p.Registry + "\"\n", false},
+		"no server":                     {"_default/hosts.toml", "server = ", "# ", false},
+		"an unknown capability":         {"_default/hosts.toml", "\"resolve\"]", "\"resolve\", \"pul\"]", false},
+		"not TOML":                      {"_default/hosts.toml", "[host.", "[host", false},
+		"a text where a list should be": {"_default/hosts.toml", "[\"pull\", \"resolve\"]", "\"pull\"", false},
+		"a folder without hosts.toml":   {local + "/README", "*", "mine\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := nodeClients[0].start(t, p, func(root string) {
+				path := filepath.Join(root, "etc/containerd/certs.d", tc.file)
+				switch {
+				case tc.old == "" && tc.text == "":
+					if err := os.RemoveAll(path); err != nil {
+						t.Fatal(err)
+					}
+				case tc.old == "*":
+					if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(path, []byte(tc.text), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				default:
+					rewrite(t, path, tc.old, tc.text)
+				}
+			})
+			args := []string{"--canary", local + "/team/pratique-canary:1", "--direct", "http://" + local}
+			e := n.doctorAt(t, "http://"+p.Registry, u, n.root, args...)
+			if want := map[bool]int{true: 0, false: 3}[tc.closed]; e.exit != want {
+				t.Errorf("by the files: exit %d, want %d:\n%s", e.exit, want, e.text)
+			}
+			if tc.closed {
+				return
+			}
+			if e := n.doctorAt(t, "http://"+p.Registry, u, generate(t, p.Registry, n.runtime, nil), args...); e.exit != 3 || e.Pull == nil || e.Pull.Exit != 0 {
+				t.Errorf("by the canary: exit %d; if this containerd is closed now, say so in docs/nodes.md:\n%s", e.exit, e.text)
+			}
+		})
+	}
+}
+
 // rewrite replaces the first old by text, or appends text.
 func rewrite(t testing.TB, path, old, text string) {
 	t.Helper()

@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"maps"
 	"path"
@@ -108,6 +109,9 @@ func (i *inspection) certsD(dir string, rules certsRules) error {
 	for _, e := range entries {
 		folder := path.Join(dir, e.Name())
 		info, err := fs.Stat(i.fsys, folder) // follows links, as containerd does
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a link to nowhere is no folder to containerd either
+		}
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,8 @@ package nodes
 import (
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -166,6 +168,27 @@ func TestInspectFinds(t *testing.T) {
 				t.Errorf("found:\n%swant %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestInspectFollowsLinks as containerd does.
+func TestInspectFollowsLinks(t *testing.T) {
+	c, dir := plain(Containerd), t.TempDir()
+	if err := os.CopyFS(dir, node(t, c)); err != nil {
+		t.Fatal(err)
+	}
+	certs := filepath.Join(dir, "etc/containerd/certs.d")
+	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, target := range map[string]string{"nowhere.example": "../gone", "closed.example": "_default", "open.example": "../../../empty"} {
+		if err := os.Symlink(target, filepath.Join(certs, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := opens(t, os.DirFS(dir), c)
+	if !strings.Contains(got, "open.example: has no hosts.toml") || strings.Count(got, "\n") != 1 {
+		t.Errorf("found:\n%s", got)
 	}
 }
 

@@ -44,14 +44,32 @@ func registryClient(cfg nodes.Config) (*http.Client, error) {
 	}, nil
 }
 
-// askPratique asks for the canary's manifest, as containerd would.
+// canaryURL is where the node's runtime asks Pratique for ref: podman and CRI-O
+// by the upstream's key in the path, the others by the registry's name in ?ns=.
+func canaryURL(server *url.URL, cfg nodes.Config, ref name.Reference) *url.URL {
+	registry, key := registryOf(ref), ""
+	if cfg.Runtime == nodes.Podman || cfg.Runtime == nodes.CRIO {
+		key = registry
+		for _, u := range cfg.Upstreams {
+			if u.Name == registry && u.Key != "" {
+				key = u.Key
+			}
+		}
+	}
+	u := server.JoinPath("v2", key, ref.Context().RepositoryStr(), "manifests", ref.Identifier())
+	if key == "" {
+		u.RawQuery = url.Values{"ns": {registry}}.Encode()
+	}
+	return u
+}
+
+// askPratique asks for the canary's manifest, as the node's runtime would.
 func askPratique(ctx context.Context, client *http.Client, cfg nodes.Config, ref name.Reference) asked {
 	server, err := nodes.ParseServer(cfg.Server)
 	if err != nil {
 		return asked{nodes.Silent, err.Error()}
 	}
-	u := server.JoinPath("v2", ref.Context().RepositoryStr(), "manifests", ref.Identifier())
-	u.RawQuery = url.Values{"ns": {registryOf(ref)}}.Encode()
+	u := canaryURL(server, cfg, ref)
 	get, message, err := askOnce(ctx, client, cfg, http.MethodGet, u)
 	if err != nil {
 		return asked{nodes.Silent, err.Error()}

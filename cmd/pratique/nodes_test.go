@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,6 +127,32 @@ func TestNodesConfigWrites(t *testing.T) {
 	}
 }
 
+// TestCanaryURL: Pratique is asked as the runtime asks it.
+func TestCanaryURL(t *testing.T) {
+	lab := []nodes.Upstream{{Name: "10.0.0.5:5000", Key: "lab"}, {Name: "docker.io"}}
+	for _, tc := range []struct {
+		runtime nodes.Runtime
+		ref     string
+		want    string
+	}{
+		{nodes.Containerd, "docker.io/team/pratique-canary:1", "http://p/v2/team/pratique-canary/manifests/1?ns=docker.io"},
+		{nodes.K3s, "docker.io/pratique-canary", "http://p/v2/library/pratique-canary/manifests/latest?ns=docker.io"},
+		{nodes.Talos, "10.0.0.5:5000/pratique-canary:1", "http://p/v2/pratique-canary/manifests/1?ns=10.0.0.5%3A5000"},
+		{nodes.Podman, "docker.io/team/pratique-canary:1", "http://p/v2/docker.io/team/pratique-canary/manifests/1"},
+		{nodes.CRIO, "10.0.0.5:5000/pratique-canary:1", "http://p/v2/lab/pratique-canary/manifests/1"},
+		{nodes.CRIO, "ghcr.io/pratique-canary:1", "http://p/v2/ghcr.io/pratique-canary/manifests/1"},
+	} {
+		ref, err := name.ParseReference(tc.ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := canaryURL(&url.URL{Scheme: "http", Host: "p"}, nodes.Config{Runtime: tc.runtime, Upstreams: lab}, ref).String()
+		if got != tc.want {
+			t.Errorf("%s %s: asks %s, want %s", tc.runtime, tc.ref, got, tc.want)
+		}
+	}
+}
+
 func TestWithImage(t *testing.T) {
 	for _, tc := range []struct{ command, want string }{
 		{"podman pull", "podman pull x:1"},
@@ -155,7 +182,7 @@ func TestNodesDoctor(t *testing.T) {
 	t.Cleanup(bare.Close)
 	front := func(get, head int) string {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != "/v2/team/pratique-canary/manifests/1" || r.URL.Query().Get("ns") != "docker.io" {
+			if r.URL.Path != "/v2/docker.io/team/pratique-canary/manifests/1" || r.URL.RawQuery != "" {
 				t.Errorf("asked %s", r.URL)
 			}
 			if r.Method == http.MethodHead {
