@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,7 +54,7 @@ func (a *access) fail(ctx context.Context, e *Error) {
 		a.outcome = outcomeCanceled
 	case errors.Is(e, pratique.ErrPending):
 		a.outcome = outcomePending
-	case e.Code == codeInternal:
+	case e.Code == codeInternal, errors.Is(e, syscall.ENOSPC), errors.Is(e, syscall.EDQUOT):
 		a.outcome = outcomeFailed
 	case e.Status() >= 502 && e.Status() <= 504:
 		a.outcome = outcomeUpstream

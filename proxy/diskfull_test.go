@@ -70,14 +70,17 @@ func TestDiskFull(t *testing.T) {
 		}
 		f.pullCached()
 	}
-	full := 0
+	full, failed := 0, 0
 	for _, line := range f.log.take() {
 		if strings.HasPrefix(line, "The cache's disk is full") {
 			full++
 		}
+		if strings.HasPrefix(line, "request ") && strings.Contains(line, "outcome=failed") {
+			failed++
+		}
 	}
-	if full != 1 {
-		t.Errorf("%d lines say so, want one a minute", full)
+	if full != 1 || failed != 3 {
+		t.Errorf("%d lines say so, want one a minute; %d requests failed, want 3", full, failed)
 	}
 
 	// With room for the manifest, and not for the layer.
