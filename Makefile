@@ -78,8 +78,8 @@ tools: ## install the Debian packages that the tests start (as root)
 peers: bin/crane bin/registry bin/criclient bin/conformance bin/containerd2 ## build the clients and registries that e2e and bench start
 
 .PHONY: clients
-clients: tools build peers bin/containerd17 bin/dockerd bin/testsum ## mirrors left open, with every client that can be built from modules (as root)
-	@E2E_CLIENTS=all $(GO) test -tags e2e -count=1 -timeout 30m -run '^TestOpenMirror' -json ./e2e | bin/testsum -suite clients
+clients: tools build peers bin/containerd17 bin/dockerd bin/testsum ## mirrors left open and nodes closed, with every client that can be built from modules (as root)
+	@E2E_CLIENTS=all $(GO) test -tags e2e -count=1 -timeout 30m -run '^(TestOpenMirror|TestNodesConfig)' -json ./e2e | bin/testsum -suite clients
 
 .PHONY: clean
 clean: ## remove what was built and what `make run` kept

@@ -31,17 +31,15 @@ type node struct {
 }
 
 // nodeClients are the clients that read what is generated.
-var nodeClients = []struct {
-	name  string
-	start func(t testing.TB, p *Pratique, edit func(root string)) node
-}{
+var nodeClients = withSlow([]nodeClient{
 	{"containerd", func(t testing.TB, p *Pratique, edit func(string)) node {
-		return containerdNode(t, p, edit, func(c *Containerd) (Client, string) {
-			return c.CRI(), binary(t, "criclient") + " " + c.socket + " pull"
-		})
+		return containerdNode(t, p, edit, StartContainerd(t, nil), viaCRI(t))
+	}},
+	{"containerd 2", func(t testing.TB, p *Pratique, edit func(string)) node {
+		return containerdNode(t, p, edit, startContainerd(t, binary(t, "containerd2"), containerdConfig2, nil), viaCRI(t))
 	}},
 	{"ctr", func(t testing.TB, p *Pratique, edit func(string)) node {
-		return containerdNode(t, p, edit, func(c *Containerd) (Client, string) {
+		return containerdNode(t, p, edit, StartContainerd(t, nil), func(c *Containerd) (Client, string) {
 			return c.Ctr(), need(t, "ctr") + " --address " + c.socket + " images pull --snapshotter native --hosts-dir " + c.hosts
 		})
 	}},
@@ -59,6 +57,29 @@ var nodeClients = []struct {
 		c := &Buildah{Podman{need(t, "buildah"), workdir(t, "buildah"), registriesConf(root)}}
 		return node{Client: c, runtime: "podman", root: root, pull: strings.Join(c.command("pull", "--policy", "always").Args, " "), env: c.command().Env}
 	}},
+})
+
+type nodeClient struct {
+	name  string
+	start func(t testing.TB, p *Pratique, edit func(root string)) node
+}
+
+// withSlow adds those that take minutes to build, with E2E_CLIENTS=all.
+func withSlow(clients []nodeClient) []nodeClient {
+	if os.Getenv("E2E_CLIENTS") != "all" {
+		return clients
+	}
+	return append(clients,
+		nodeClient{"containerd 1.7", func(t testing.TB, p *Pratique, edit func(string)) node {
+			return containerdNode(t, p, edit, startContainerd(t, binary(t, "containerd17"), containerdConfig1, nil), viaCRI(t))
+		}})
+}
+
+// viaCRI pulls as kubelet does.
+func viaCRI(t testing.TB) func(*Containerd) (Client, string) {
+	return func(c *Containerd) (Client, string) {
+		return c.CRI(), binary(t, "criclient") + " " + c.socket + " pull"
+	}
 }
 
 // Buildah is podman's sister, with a store of its own.
@@ -102,9 +123,8 @@ func registriesConf(root string) string {
 	return filepath.Join(root, "etc/containers/registries.conf.d/zz-pratique.conf")
 }
 
-func containerdNode(t testing.TB, p *Pratique, edit func(string), client func(*Containerd) (Client, string)) node {
+func containerdNode(t testing.TB, p *Pratique, edit func(string), c *Containerd, client func(*Containerd) (Client, string)) node {
 	root := generate(t, p.Registry, "containerd", edit)
-	c := StartContainerd(t, nil)
 	if err := os.CopyFS(c.hosts, os.DirFS(filepath.Join(root, "etc/containerd/certs.d"))); err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +402,7 @@ func TestNodesDoctorFindsOpenNodes(t *testing.T) {
 	}
 
 	t.Run("no proof without the upstream", func(t *testing.T) {
-		n := nodeClients[2].start(t, p, nil)
+		n := podmanNode(t, p, "rewrite", nil)
 		bare := StartUpstream(t)
 		if e := n.doctor(t, p, bare, n.root); e.exit != 4 || e.Outcome != "unproven" {
 			t.Errorf("upstream without the canary: exit %d:\n%s", e.exit, e.text)
