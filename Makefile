@@ -20,7 +20,7 @@ ANALYZE_PACKAGES := ./scanner/analyze/... ./cmd/pratique-analyzer/...
 
 # Commands that tests start, and the Debian packages that bring them.
 E2E_TOOLS := skopeo=skopeo podman=podman buildah=buildah containerd=containerd ctr=containerd runc=runc busybox=busybox-static
-BENCH_TOOLS := wrk=wrk
+BENCH_TOOLS := wrk=wrk nginx=nginx-light
 
 .PHONY: help
 help: ## list the tasks
@@ -61,10 +61,9 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -race -json ./... | bin/testsum -suite race
 
 .PHONY: bench
-bench: build peers ## measure Pratique and its peers in one run (wrk; a quiet machine)
+bench: build peers ## measure Pratique and its peers in one run (about eight minutes; a quiet machine) and write docs/benchmarks.md
 	@tools/apt.sh $(BENCH_TOOLS)
-	$(GO) test -run '^$$' -bench . -benchmem ./...
-	$(GO) test -tags e2e,bench -count=1 -timeout 30m -v -run '^TestPeers$$' ./e2e
+	$(GO) test -tags e2e,bench -count=1 -timeout 20m -run '^TestBench$$' ./e2e
 
 .PHONY: demo-data
 demo-data: ## build configs/demo/trivy-db.tar.gz anew from the advisories in the repository

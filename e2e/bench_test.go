@@ -10,87 +10,107 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/random"
-
-	"pratique/tools/images"
 )
 
-// Rounds of a measurement, and how long each lasts.
-const (
-	rounds   = 3
-	duration = 3 * time.Second
-)
+// bench is one run of all measurements; what they write ends in
+// docs/benchmarks.md.
+type bench struct {
+	t            *testing.T
+	text         strings.Builder
+	upstream     *benchUpstream
+	distribution *process // the last that was started
+}
 
-// peer is one server that is measured: base is its URL up to the repository.
-type peer struct{ name, base string }
+func (b *bench) printf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	b.text.WriteString(text)
+	fmt.Print(text)
+}
 
-// work is one thing that is asked of each peer.
-type work struct{ name, path string }
-
-// TestPeers measures Pratique beside distribution's proxy in one run, both warm,
-// both in front of the same upstream, round by round in turn. It fails when one
-// of them answers anything but 200; the numbers are for people to judge.
-// UPDATE_DOCS=1 writes them into docs/benchmarks.md.
-func TestPeers(t *testing.T) {
+// TestBench measures Pratique beside its peers in one run on one machine and
+// writes docs/benchmarks.md. It fails when somebody answers anything but 200 or
+// a blob is fetched twice; the times are for people to judge.
+func TestBench(t *testing.T) {
 	need(t, "wrk")
-	u := StartUpstream(t)
-	img, err := random.Image(2<<20, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := images.Push(t.Context(), u.Addr, "bench/app:1.0", img); err != nil {
-		t.Fatal(err)
-	}
-	p := StartPratique(t, u, Options{Extra: "log: {level: warn}"})
-	peers := []peer{
-		{"Pratique", "http://" + p.Registry + "/v2/lab/bench/app"},
-		{"distribution 3.1.2, proxy", "http://" + startDistributionProxy(t, u) + "/v2/bench/app"},
-	}
-	works := []work{
-		{"manifest by digest", "/manifests/" + digestOf(t, img)},
-		{"manifest by tag", "/manifests/1.0"},
-		{"blob of 2 MiB", "/blobs/" + layerOf(t, img)},
-	}
-	for _, p := range peers {
-		for _, w := range works { // warm: fetched, scanned, decided
-			mustServe(t, p.base+w.path)
-		}
-	}
-
-	results := make(map[work]map[peer][]float64)
-	for range rounds {
-		for _, w := range works {
-			for _, p := range peers {
-				if results[w] == nil {
-					results[w] = make(map[peer][]float64)
-				}
-				results[w][p] = append(results[w][p], wrk(t, p.base+w.path))
-			}
-		}
-	}
-
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d CPUs (%s), %s; wrk -t1 -c16, %s a round, median of %d rounds in turn; requests per second.\n\n",
-		time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), cpuModel(), runtime.Version(), duration, rounds)
-	fmt.Fprintf(&b, "| warm | %s | %s | ratio |\n|---|---|---|---|\n", peers[0].name, peers[1].name)
-	for _, w := range works {
-		ours, theirs := median(results[w][peers[0]]), median(results[w][peers[1]])
-		fmt.Fprintf(&b, "| %s | %.0f | %.0f | %.1f |\n", w.name, ours, theirs, ours/theirs)
-	}
-	fmt.Printf("\n%s\n", b.String())
-	if os.Getenv("UPDATE_DOCS") == "1" {
-		writeBenchmarks(t, b.String())
+	b := &bench{t: t, upstream: startBenchUpstream(t)}
+	b.printf("%s, %d CPUs (%s), Linux %s, %s, nginx %s, load before the run %s.\n\n", time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), cpuModel(),
+		strings.TrimSpace(read("/proc/sys/kernel/osrelease")), runtime.Version(), nginxVersion(t), strings.Join(strings.Fields(read("/proc/loadavg"))[:1], ""))
+	b.warm()
+	b.gate()
+	b.many()
+	b.pull()
+	b.memory()
+	if !t.Failed() {
+		writeBenchmarks(t, b.text.String())
 	}
 }
 
-// startDistributionProxy starts distribution as a pull-through cache of u.
-func startDistributionProxy(t *testing.T, u *Upstream) string {
+// gate measures the gate alone: what it adds to a warm manifest request.
+func (b *bench) gate() {
+	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^BenchmarkGate", "-benchtime", "1s", "-benchmem", "./proxy")
+	cmd.Dir = root(b.t)
+	r := run(b.t, cmd)
+	if r.exit != 0 {
+		b.t.Fatalf("go test -bench:\n%s", r.output)
+	}
+	b.printf("### The gate's own share of a warm request\n\n| | mean, ns | p99, ns | allocations |\n|---|---|---|---|\n")
+	for _, l := range strings.Split(r.stdout, "\n") {
+		f := strings.Fields(l)
+		if len(f) < 4 || !strings.HasPrefix(f[0], "BenchmarkGate") {
+			continue
+		}
+		value := func(unit string) string {
+			if i := slices.Index(f, unit); i > 0 {
+				return f[i-1]
+			}
+			return ""
+		}
+		name := strings.ReplaceAll(strings.TrimPrefix(procs.ReplaceAllString(f[0], ""), "BenchmarkGate/"), "_", " ")
+		b.printf("| %s | %s | %s | %s |\n", name, value("ns/op"), value("p99-ns"), value("allocs/op"))
+	}
+	b.printf("\n")
+}
+
+var procs = regexp.MustCompile(`-\d+$`)
+
+// startPratique starts one with empty caches in front of the bench's upstream.
+func (b *bench) startPratique(extra string) *Pratique {
+	b.t.Helper()
+	return StartPratique(b.t, &Upstream{Addr: b.upstream.Addr}, Options{Extra: extra})
+}
+
+// startLogging starts one whose access log is written, to where it costs the
+// system call and nothing more.
+func (b *bench) startLogging() *Pratique {
+	t := b.t
+	t.Helper()
+	p := &Pratique{Registry: freeAddr(t), Admin: "http://" + freeAddr(t), dir: workdir(t, "server")}
+	if err := os.WriteFile(p.config(), []byte(p.render(t, &Upstream{Addr: b.upstream.Addr}, Options{})), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `exec "$0" serve --config "$1" 2>/dev/null`, binary(t, "pratique"), p.config())
+	cmd.Dir = p.dir
+	p.server = startProcess(t, "pratique", cmd)
+	p.server.waitFor(t, answers(p.Admin+"/readyz"))
+	return p
+}
+
+// unscanned is a policy that lets images through while they are scanned.
+func (b *bench) unscanned() string {
+	path := filepath.Join(workdir(b.t, "policy"), "unscanned.yaml")
+	text := "name: bench\ndefault: allow\nrules:\n  - {name: at-once, unscanned: {}, action: allow}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	return path
+}
+
+// startDistributionProxy starts distribution as a pull-through cache of addr.
+func (b *bench) startDistributionProxy(upstream string) string {
+	t := b.t
 	t.Helper()
 	dir, addr := workdir(t, "proxy"), freeAddr(t)
 	config := filepath.Join(dir, "config.yml")
@@ -99,54 +119,15 @@ log: {level: error, accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: %q}}
 http: {addr: %q, secret: bench}
 proxy: {remoteurl: "http://%s"}
-`, filepath.Join(dir, "data"), addr, u.Addr)
+`, filepath.Join(dir, "data"), addr, upstream)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary(t, "registry"), "serve", config)
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	startProcess(t, "proxy", cmd).waitFor(t, answers("http://"+addr+"/v2/"))
+	b.distribution = startProcess(t, "proxy", cmd)
+	b.distribution.waitFor(t, answers("http://"+addr+"/v2/"))
 	return addr
-}
-
-func layerOf(t *testing.T, img v1.Image) string {
-	t.Helper()
-	layers, err := img.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := layers[0].Digest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d.String()
-}
-
-func mustServe(t *testing.T, url string) {
-	t.Helper()
-	if err := answers(url)(); err != nil {
-		t.Fatalf("%s: %v", url, err)
-	}
-}
-
-var (
-	perSecond = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
-	failures  = regexp.MustCompile(`Non-2xx or 3xx responses|Socket errors`)
-)
-
-// wrk asks url for a while and returns requests per second.
-func wrk(t *testing.T, url string) float64 {
-	t.Helper()
-	r := run(t, exec.Command("wrk", "-t1", "-c16", "-d"+duration.String(), "-H", "Accept: */*", url))
-	found := perSecond.FindStringSubmatch(r.stdout)
-	if found == nil || failures.MatchString(r.stdout) {
-		t.Fatalf("wrk %s:\n%s", url, r.output)
-	}
-	v, err := strconv.ParseFloat(found[1], 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
 }
 
 func median(v []float64) float64 {
@@ -154,25 +135,31 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-func cpuModel() string {
-	raw, err := os.ReadFile("/proc/cpuinfo")
+func read(path string) string {
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return "unknown"
 	}
-	_, rest, _ := strings.Cut(string(raw), "model name\t: ")
+	return string(raw)
+}
+
+func cpuModel() string {
+	_, rest, _ := strings.Cut(read("/proc/cpuinfo"), "model name\t: ")
 	model, _, _ := strings.Cut(rest, "\n")
 	return model
+}
+
+func nginxVersion(t *testing.T) string {
+	r := run(t, exec.Command("/usr/sbin/nginx", "-v"))
+	_, version, _ := strings.Cut(strings.TrimSpace(r.output), "/")
+	return version
 }
 
 // writeBenchmarks replaces what stands between the markers of the document.
 func writeBenchmarks(t *testing.T, text string) {
 	t.Helper()
 	const path, begin, end = "../docs/benchmarks.md", "<!-- measured -->\n", "<!-- end -->\n"
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(raw), begin)
+	before, rest, ok := strings.Cut(read(path), begin)
 	_, after, closed := strings.Cut(rest, end)
 	if !ok || !closed {
 		t.Fatalf("%s has no %q … %q", path, begin, end)
