@@ -46,6 +46,12 @@ test: tools ## unit and component tests of every package
 e2e: tools build peers bin/demo bin/testsum ## the real binaries against a stock registry, with crane, skopeo, podman and containerd (as root)
 	@$(GO) test -tags e2e -count=1 -timeout 20m -json ./e2e/... | bin/testsum -suite e2e
 
+ROUNDS ?= 300
+
+.PHONY: crash
+crash: build ## kill -9 the server under load, ROUNDS times (300: about 20 minutes), and check what is left
+	@CRASH_ROUNDS=$(ROUNDS) $(GO) test -tags e2e -count=1 -timeout 3h -run '^TestCrash$$' -v ./e2e
+
 .PHONY: check
 check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \

@@ -38,6 +38,9 @@ type DB struct {
 	lock          *os.File
 	codec
 
+	// commit ends every write: (*sql.Tx).Commit. Tests make it fail, done or not.
+	commit func(*sql.Tx) error
+
 	stmts  sync.Map // query → *sql.Stmt on reads
 	stamps *store.Stamps
 }
@@ -69,7 +72,7 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 	if err := ensure(ctx, path); err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
-	db := &DB{lock: lock, stamps: store.NewStamps()}
+	db := &DB{lock: lock, stamps: store.NewStamps(), commit: (*sql.Tx).Commit}
 	if db.codec, err = newCodec(); err != nil {
 		return nil, err
 	}
@@ -194,7 +197,7 @@ func (db *DB) write(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	if err := fn(tx); err != nil {
 		return full(err)
 	}
-	return full(tx.Commit())
+	return full(db.commit(tx))
 }
 
 // row runs a prepared query of one row outside of any transaction. No row is

@@ -1,0 +1,248 @@
+package sqlite_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+	"pratique/internal/sqlite"
+	"pratique/scheduler"
+	"pratique/store"
+)
+
+// errInjected is what a failing commit returns.
+var errInjected = errors.New("injected failure")
+
+func layered(name string) pratique.Image {
+	img := pratique.Image{
+		Digest: digest.FromString(name), Kind: pratique.KindImage, MediaType: pratique.MediaTypeImageManifest,
+		Config: pratique.Descriptor{Digest: digest.FromString("config of " + name)},
+	}
+	for i := range 5 {
+		img.Layers = append(img.Layers, pratique.Descriptor{Digest: digest.FromString(fmt.Sprint(name, " layer ", i)), Size: 1})
+	}
+	return img
+}
+
+// write is one write of the contracts: prepare what it needs, do it, and see what
+// it changes, errors included.
+type write struct {
+	prepare func(context.Context, *sqlite.DB) error
+	do      func(context.Context, *sqlite.DB) error
+	see     func(context.Context, *sqlite.DB) any
+	// gone: done a second time it finds that it was done.
+	gone bool
+	// unseen: only who takes jobs sees the difference.
+	unseen bool
+}
+
+// state is a value as seen, or the error that says there is none.
+type state struct {
+	Value any
+	Found bool
+}
+
+func seen[T any](v T, err error) any {
+	if errors.Is(err, pratique.ErrNotFound) {
+		return state{}
+	} else if err != nil {
+		return err.Error()
+	}
+	return state{v, true}
+}
+
+func writes() map[string]write {
+	img := layered("a")
+	ref := pratique.Ref{Registry: "docker.io", Repo: "r", Tag: "v1", Digest: img.Digest}
+	component := pratique.ComponentID("0123456789abcdef0123456789abcdef")
+	push := func(ctx context.Context, db *sqlite.DB) error { return db.Push(ctx, ref, scheduler.PriorityPull, now) }
+	// The lease is the first of a fresh file's only job.
+	job := scheduler.Job{Ref: ref, Lease: 1}
+	take := func(ctx context.Context, db *sqlite.DB) error {
+		if err := push(ctx, db); err != nil {
+			return err
+		}
+		_, err := db.Take(ctx, now, time.Minute)
+		return err
+	}
+	open := func(ctx context.Context, db *sqlite.DB) any { return seen(db.Len(ctx)) }
+	return map[string]write{
+		"Link": {do: func(ctx context.Context, db *sqlite.DB) error { return db.Link(ctx, ref, img, now) },
+			see: func(ctx context.Context, db *sqlite.DB) any {
+				out := []any{seen(db.Image(ctx, img.Digest))}
+				for _, l := range append(img.Layers, img.Config) {
+					out = append(out, seen(db.Holders(ctx, ref, l.Digest)))
+				}
+				return append(out, seen(db.Known(ctx, img.Digest)))
+			}},
+		"SetTag": {do: func(ctx context.Context, db *sqlite.DB) error {
+			return db.SetTag(ctx, ref, store.TagState{Digest: img.Digest, CheckedAt: now, ChangedAt: now})
+		}, see: func(ctx context.Context, db *sqlite.DB) any { return seen(db.Tag(ctx, ref)) }},
+		"PutInventory": {do: func(ctx context.Context, db *sqlite.DB) error {
+			return db.PutInventory(ctx, img.Layers[0].Digest, "key", pratique.Inventory{OS: pratique.OS{Family: "debian"}})
+		}, see: func(ctx context.Context, db *sqlite.DB) any {
+			return seen(db.Inventory(ctx, img.Layers[0].Digest, "key"))
+		}},
+		"PutMatches": {do: func(ctx context.Context, db *sqlite.DB) error {
+			return db.PutMatches(ctx, img.Digest, map[pratique.ComponentID][]pratique.Vulnerability{component: {}})
+		}, see: func(ctx context.Context, db *sqlite.DB) any {
+			return seen(db.Matches(ctx, img.Digest, []pratique.ComponentID{component}))
+		}},
+		"PutReport": {do: func(ctx context.Context, db *sqlite.DB) error {
+			_, err := db.PutReport(ctx, pratique.Report{Image: img.Digest, State: pratique.StateScanned, ScannedAt: now,
+				Findings: []pratique.Finding{{Kind: pratique.KindVulnerability, ID: "CVE-1"}}})
+			return err
+		}, see: func(ctx context.Context, db *sqlite.DB) any { return seen(db.Report(ctx, img.Digest)) }},
+		"Push": {do: push, see: open},
+		"Finish": {prepare: take, do: func(ctx context.Context, db *sqlite.DB) error { return db.Finish(ctx, job, nil, time.Time{}) },
+			see: open, gone: true},
+		"Finish, to be tried again": {prepare: take,
+			do: func(ctx context.Context, db *sqlite.DB) error {
+				return db.Finish(ctx, job, errInjected, now.Add(time.Hour))
+			}, see: open, unseen: true},
+		"Renew": {prepare: take, do: func(ctx context.Context, db *sqlite.DB) error { return db.Renew(ctx, job, now.Add(time.Hour)) }, see: open, unseen: true},
+	}
+}
+
+// TestWriteFailureMatrix: every commit fails, done or not done. The caller is
+// told; what it wrote is there whole or not at all, before and after the file is
+// opened again; and doing it again ends where it would have without a failure.
+func TestWriteFailureMatrix(t *testing.T) {
+	diff := func(a, b any) string {
+		return cmp.Diff(a, b, cmpopts.EquateEmpty())
+	}
+	for name, w := range writes() {
+		for _, persisted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, persisted %v", name, persisted), func(t *testing.T) {
+				ctx := t.Context()
+				prepared := func() (func() *sqlite.DB, *sqlite.DB) {
+					reopen := fresh(t)
+					db := reopen()
+					if w.prepare != nil {
+						if err := w.prepare(ctx, db); err != nil {
+							t.Fatal(err)
+						}
+					}
+					return reopen, db
+				}
+				_, control := prepared()
+				before := w.see(ctx, control)
+				if err := w.do(ctx, control); err != nil {
+					t.Fatal(err)
+				}
+				after := w.see(ctx, control)
+				if !w.unseen && diff(before, after) == "" {
+					t.Fatal("the write changes nothing: nothing is shown")
+				}
+
+				reopen, db := prepared()
+				sqlite.FailCommits(db, func(do func() error) error {
+					if persisted {
+						return errors.Join(do(), errInjected)
+					}
+					return errInjected
+				})
+				if err := w.do(ctx, db); !errors.Is(err, errInjected) {
+					t.Fatalf("%v, want the failure", err)
+				}
+				want := before
+				if persisted {
+					want = after
+				}
+				sqlite.FailCommits(db, nil)
+				if d := diff(want, w.see(ctx, db)); d != "" {
+					t.Errorf("after the failure (-want +got):\n%s", d)
+				}
+				if w.prepare == nil { // opening releases leases
+					db = reopen()
+					if d := diff(want, w.see(ctx, db)); d != "" {
+						t.Errorf("after the failure and a restart (-want +got):\n%s", d)
+					}
+				}
+				if err := w.do(ctx, db); err != nil && (!w.gone || !persisted || !errors.Is(err, pratique.ErrNotFound)) {
+					t.Errorf("done again: %v", err)
+				}
+				if d := diff(after, w.see(ctx, db)); d != "" {
+					t.Errorf("done again (-want +got):\n%s", d)
+				}
+			})
+		}
+	}
+}
+
+// TestJournalCutAnywhere: power fails while the journal is written, at any byte.
+// What was committed before stays; a manifest is linked with all it names, or
+// not at all.
+func TestJournalCutAnywhere(t *testing.T) {
+	dir, ctx := t.TempDir(), t.Context()
+	path := filepath.Join(dir, "state.db")
+	db := open(t, path)
+	ref := pratique.Ref{Registry: "docker.io", Repo: "r"}
+	const manifests = 40
+	for i := range manifests {
+		if err := db.Link(ctx, ref, layered(fmt.Sprint(i)), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	main, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	journal, err := os.ReadFile(path + "-wal") // not checkpointed: it is open
+	if err != nil {
+		t.Fatal(err)
+	}
+	cuts := []int{0, 1, 31, 32, len(journal) - 1, len(journal)}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 40 {
+		cuts = append(cuts, random.IntN(len(journal)))
+	}
+	slices.Sort(cuts)
+	last := 0
+	for _, cut := range cuts {
+		copied := filepath.Join(t.TempDir(), "state.db")
+		if err := errors.Join(os.WriteFile(copied, main, 0o600), os.WriteFile(copied+"-wal", journal[:cut], 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		db, err := sqlite.Open(ctx, copied)
+		if err != nil {
+			t.Fatalf("journal cut at %d of %d: %v", cut, len(journal), err)
+		}
+		there := 0
+		for i := range manifests {
+			img := layered(fmt.Sprint(i))
+			_, err := db.Image(ctx, img.Digest)
+			for _, l := range append(img.Layers, img.Config) {
+				if _, held := db.Holders(ctx, ref, l.Digest); (held == nil) != (err == nil) {
+					t.Errorf("journal cut at %d: manifest %d %v, what it names %v", cut, i, err, held)
+				}
+			}
+			if err == nil {
+				if there++; there != i+1 {
+					t.Errorf("journal cut at %d: manifest %d is there, one before it is not", cut, i)
+				}
+			}
+		}
+		if there < last {
+			t.Errorf("journal cut at %d: %d manifests, %d with less of it", cut, there, last)
+		}
+		last = there
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if last != manifests {
+		t.Errorf("%d manifests with the whole journal, want %d", last, manifests)
+	}
+}
