@@ -74,7 +74,7 @@ func newGated(t *testing.T) *gated {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gate := proxy.NewGate(g.Cache, g.verdicts, g.state, set, proxy.GateConfig{Hold: 50 * time.Millisecond, Upstreams: names, Platforms: []pratique.Platform{{OS: "linux", Architecture: "amd64"}}})
+	gate := proxy.NewGate(g.Cache, g.verdicts, g.state, set, proxy.GateConfig{Hold: time.Second, Upstreams: names, Platforms: []pratique.Platform{{OS: "linux", Architecture: "amd64"}}})
 	s := httptest.NewServer(proxy.NewServer(gate, proxy.ServerConfig{Upstreams: names, BareHead: true, Log: slog.New(slog.DiscardHandler)}))
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()

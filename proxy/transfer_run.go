@@ -132,7 +132,7 @@ func (t *transfer) from(ctx context.Context, from origin) error {
 			return err
 		}
 		t.cache.metrics.resumes.Inc()
-		t.cache.cfg.Log.Debug("Transfer broke off; resuming", "digest", t.digest, "source", from.key, "offset", now, "err", err)
+		t.cache.cfg.Log.DebugContext(ctx, "Transfer broke off; resuming", "digest", t.digest, "source", from.key, "offset", now, "err", err)
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
