@@ -272,8 +272,8 @@ func (u *crashUser) pull(i *crashImage, reference string) int {
 	base := "/v2/docker.io/" + i.name
 	status := u.get(base+"/manifests/"+reference, i.digest, may(i.digest))
 	u.seen = append(u.seen, status)
-	switch {
-	case status == http.StatusOK, status == http.StatusForbidden, status == http.StatusTooManyRequests:
+	switch status {
+	case http.StatusOK, http.StatusForbidden, http.StatusTooManyRequests:
 		u.answered = append(u.answered, i.digest)
 	}
 	if status == http.StatusForbidden && !i.refused {
@@ -283,9 +283,9 @@ func (u *crashUser) pull(i *crashImage, reference string) int {
 		return status
 	}
 	for _, b := range i.blobs {
-		switch got := u.get(base+"/blobs/"+b, b, may(b)); {
-		case got == http.StatusOK, got == http.StatusPartialContent:
-		case got == 0:
+		switch got := u.get(base+"/blobs/"+b, b, may(b)); got {
+		case http.StatusOK, http.StatusPartialContent:
+		case 0:
 			return 0
 		default:
 			status = got
