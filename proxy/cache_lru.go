@@ -59,12 +59,6 @@ func (l *lru[K, V]) put(key K, value V) {
 	}
 }
 
-func (l *lru[K, V]) drop(key K) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.remove(key)
-}
-
 // remove forgets key; the caller holds mu.
 func (l *lru[K, V]) remove(key K) {
 	if e, ok := l.items[key]; ok {

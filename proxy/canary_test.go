@@ -69,7 +69,9 @@ func TestCanaryIsAlwaysRefused(t *testing.T) {
 			if !tc.refused || method == http.MethodHead {
 				continue
 			}
-			var body struct{ Errors []struct{ Code, Message string } }
+			var body struct {
+				Errors []struct{ Code, Message string }
+			}
 			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || len(body.Errors) != 1 ||
 				body.Errors[0].Code != string(CodeDenied) || !strings.HasPrefix(body.Errors[0].Message, "refused by rule gate/canary: ") {
 				t.Errorf("%s: %v: %s", tc.path, err, w.Body)

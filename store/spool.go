@@ -124,7 +124,9 @@ func (s *Spool) persist(ctx context.Context) error {
 		if err := s.blobs.upload(ctx, s.digest, s.path, s.Size()); err != nil {
 			return err
 		}
-		s.done(func() error { return nil })
+		if err := s.done(func() error { return nil }); err != nil {
+			return err
+		}
 		return errors.Join(s.file.Close(), os.Remove(s.path))
 	}
 	if err := s.blobs.steps.sync(s.file); err != nil {
@@ -208,7 +210,7 @@ func (s *Spool) NewReader(ctx context.Context, offset int64) (io.ReadCloser, err
 type tail struct {
 	spool *Spool
 	// ctx is kept because io.Reader has none: it bounds every wait.
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // see above
 	file   *os.File
 	offset int64
 	stop   func() bool

@@ -280,8 +280,8 @@ func (a *authorizer) token(ctx context.Context, q request, method string, u *url
 func (a *authorizer) refused(res *http.Response, q request) error {
 	c := a.client
 	var e *proxy.Error
-	switch code := res.StatusCode; {
-	case code == http.StatusBadRequest, code == http.StatusNotFound, code == http.StatusMethodNotAllowed:
+	switch code := res.StatusCode; code {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed:
 		e = proxy.Unavailable(http.StatusBadGateway, "the token service of upstream %s answered %d for %s", c.key, code, q.what)
 	default:
 		e = c.statusError(res, q)

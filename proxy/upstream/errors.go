@@ -37,18 +37,18 @@ const (
 func (c *Client) statusError(res *http.Response, q request) *proxy.Error {
 	said := said(res)
 	status := res.StatusCode
-	switch {
-	case status == http.StatusNotFound, status == http.StatusGone:
+	switch status {
+	case http.StatusNotFound, http.StatusGone:
 		return proxy.Errorf(q.unknown, "%s is not known to upstream %s", q.what, c.key)
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+	case http.StatusUnauthorized, http.StatusForbidden:
 		who := "our credentials"
 		if c.auth.creds.resolve == nil {
 			who = "an anonymous pull"
 		}
 		return proxy.Errorf(proxy.CodeDenied, "upstream %s refused %s for %s (%d%s)", c.key, who, q.what, status, said)
-	case status == http.StatusUnavailableForLegalReasons:
+	case http.StatusUnavailableForLegalReasons:
 		return proxy.Errorf(proxy.CodeDenied, "upstream %s does not serve %s for legal reasons (451%s)", c.key, q.what, said)
-	case status == http.StatusTooManyRequests:
+	case http.StatusTooManyRequests:
 		e := proxy.Errorf(proxy.CodeTooManyRequests, "upstream %s limits our requests (429%s)", c.key, said)
 		e.RetryAfter = retryAfter(res.Header, c.cfg.Now())
 		if e.RetryAfter == 0 {

@@ -180,11 +180,11 @@ func (c *Client) roundTrip(ctx context.Context, req *http.Request, q request, ca
 		err = errTimeout
 	}
 	if err != nil {
-		if cause := context.Cause(req.Context()); errors.Is(cause, errTimeout) {
+		if cause := context.Cause(req.Context()); errors.Is(cause, errTimeout) { //nolint:contextcheck // asks why the request's own context ended
 			err = errTimeout
 		}
 		cancel(err)
-		c.metrics.failed(q.op, ctx)
+		c.metrics.failed(ctx, q.op)
 		return nil, c.transportError(ctx, q.what, err)
 	}
 	c.metrics.answered(q.op, res.StatusCode)
@@ -314,8 +314,8 @@ func (b *slotBody) Close() error {
 // chunks.
 type body struct {
 	client *Client
-	ctx    context.Context // the caller's
-	req    context.Context // the request's
+	ctx    context.Context //nolint:containedctx // the caller's; io.Reader has none
+	req    context.Context //nolint:containedctx // the request's
 	inner  io.ReadCloser
 	cancel context.CancelCauseFunc
 	what   string

@@ -65,7 +65,7 @@ func (m metrics) answered(op string, status int) {
 	m.requests.WithLabelValues(op, strconv.Itoa(status/100)+"xx").Inc()
 }
 
-func (m metrics) failed(op string, ctx context.Context) {
+func (m metrics) failed(ctx context.Context, op string) {
 	if ctx.Err() == nil { // a caller that left is no failure
 		m.requests.WithLabelValues(op, "error").Inc()
 	}
