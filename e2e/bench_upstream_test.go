@@ -184,7 +184,7 @@ func (u *benchUpstream) layer(t *testing.T, name string, size int64, compressed 
 	defer func() { _ = f.Close() }()
 	wire, plain := &hashed{w: f, h: sha256.New()}, sha256.New()
 	buffered := bufio.NewWriterSize(wire, 1<<20)
-	var out io.Writer = io.MultiWriter(buffered, plain)
+	out := io.MultiWriter(buffered, plain)
 	var zip *gzip.Writer
 	mask, content := byte(0xff), size
 	if compressed {
