@@ -136,7 +136,10 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	}
 	parts.Add(closing("workers", analyzers.Close))
 	scans := scheduler.New(state,
-		scanner.New(cache, analyzers, matcher, state, scanner.Config{Log: log, Metrics: metrics}),
+		// Three layers of an image at a time: then the first is analysed while the
+		// next arrive. All at once share the line and end together, and most of the
+		// analysis comes after that (docs/benchmarks.md).
+		scanner.New(cache, analyzers, matcher, state, scanner.Config{Parallel: 3, Log: log, Metrics: metrics}),
 		state, scheduler.Config{Log: log, Metrics: metrics})
 	db := database.New(databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { scans.DatabaseChanged(ctx) }), matcher)
 	parts.Add(
