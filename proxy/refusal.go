@@ -134,7 +134,7 @@ func findingText(f pratique.Finding) string {
 		text += " " + clean(f.Installed, 30)
 	}
 	if f.Fixed != "" {
-		return text + " -> " + clean(f.Fixed, 30)
+		return text + " -> " + fixes(f.Fixed, 30)
 	}
 	return text + " (no fix)"
 }
@@ -223,6 +223,19 @@ func clean(s string, limit int) string {
 		return ""
 	}
 	return strings.ToValidUTF8(s[:limit-len(cut)], "") + cut
+}
+
+// fixes shortens a list of versions between two of them: half a version is one
+// that nobody can install.
+func fixes(s string, limit int) string {
+	const more = ", ..."
+	if s = clean(s, 1000); len(s) <= limit {
+		return s
+	}
+	if i := strings.LastIndex(s[:limit-len(more)+1], ","); i > 0 {
+		return s[:i] + more
+	}
+	return clean(s, limit)
 }
 
 // denied is a verdict that the gate itself reaches, before any policy: about

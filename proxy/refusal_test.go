@@ -156,3 +156,18 @@ func TestDetailIsBounded(t *testing.T) {
 		t.Errorf("digest = %s", d.Digest)
 	}
 }
+
+func TestFixesAreCutBetweenVersions(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                    "",
+		"5.6.1+really5.4.5-1":                 "5.6.1+really5.4.5-1",
+		"6.2.20, 7.2.11":                      "6.2.20, 7.2.11",
+		"6.2.20, 7.2.11, 7.4.6, 80":           "6.2.20, 7.2.11, 7.4.6, 80",
+		"6.2.20, 7.2.11, 7.4.6, 8.0.4, 8.2.2": "6.2.20, 7.2.11, 7.4.6, ...",
+		"1.0.0-a-version-longer-than-the-limit-is": "1.0.0-a-version-longer-than...",
+	} {
+		if got := fixes(in, 30); got != want {
+			t.Errorf("fixes(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
