@@ -112,9 +112,36 @@ type Finding struct {
 	CVSS      float64       `json:"cvss,omitempty"`
 	Source    string        `json:"source,omitempty"`
 	VendorIDs []string      `json:"vendorIds,omitempty"`
-	// FirstSeen is when Pratique first reported this finding for this image; it
-	// is carried from report to report.
+	PURL      string        `json:"purl,omitempty"` // of the package, with version
+	// Category of a license: forbidden, restricted, reciprocal, notice,
+	// permissive, unencumbered, unknown.
+	Category string `json:"category,omitempty"`
+	// FirstSeen is when Pratique first reported this finding for this image, ever:
+	// neither a report without it in between nor another database resets it.
 	FirstSeen time.Time `json:"firstSeen,omitzero"`
+	// Milestones are how the finding got worse, oldest first, the first of them at
+	// FirstSeen; nil while it never did. Like FirstSeen they are kept for ever.
+	Milestones []Milestone `json:"milestones,omitempty"`
+}
+
+// Milestone is the worst that a finding had been by a time: severity and
+// fixability rise from one to the next and never fall.
+type Milestone struct {
+	At       time.Time `json:"at"`
+	Severity Severity  `json:"severity"`
+	Fixable  bool      `json:"fixable,omitempty"`
+}
+
+// Since is when the finding first had at least this rank (see Severity.Rank) and,
+// if asked for, a fix: when a rule about such findings first met it. When the
+// history does not say, it is FirstSeen.
+func (f *Finding) Since(rank int, fixable bool) time.Time {
+	for _, m := range f.Milestones {
+		if m.Severity.Rank() >= rank && (m.Fixable || !fixable) {
+			return m.At
+		}
+	}
+	return f.FirstSeen
 }
 
 // Engine says with what a report was made.
@@ -128,15 +155,27 @@ type Engine struct {
 // Report holds facts about one image manifest, never a judgement. A report
 // stands until a newer one replaces it.
 type Report struct {
-	Image     digest.Digest `json:"image"`
-	State     State         `json:"state"`
-	OS        OS            `json:"os,omitzero"`
-	EOL       bool          `json:"eol,omitempty"` // the OS release is past its end of life
-	Findings  []Finding     `json:"findings,omitempty"`
-	Problems  []Problem     `json:"problems,omitempty"` // why incomplete, failed or unsupported
-	Engine    Engine        `json:"engine"`
-	ScannedAt time.Time     `json:"scannedAt"` // when content was matched, not when it was analysed
-	FirstSeen time.Time     `json:"firstSeen"` // when Pratique first saw the digest
+	Image digest.Digest `json:"image"`
+	State State         `json:"state"`
+	OS    OS            `json:"os,omitzero"`
+	EOL   bool          `json:"eol,omitempty"` // the OS release was past its end of life when scanned
+	// EOLAt is the end of life of the OS release; zero when it is not known.
+	EOLAt time.Time `json:"eolAt,omitzero"`
+	// Config is what the image's config claims.
+	Config    ConfigFacts `json:"config,omitzero"`
+	Findings  []Finding   `json:"findings,omitempty"`
+	Problems  []Problem   `json:"problems,omitempty"` // why incomplete, failed or unsupported
+	Engine    Engine      `json:"engine"`
+	ScannedAt time.Time   `json:"scannedAt"` // when content was matched, not when it was analysed
+	FirstSeen time.Time   `json:"firstSeen"` // when Pratique first saw the digest
+}
+
+// ConfigFacts are claims of an image's config. Nobody checked them.
+type ConfigFacts struct {
+	Created  time.Time         `json:"created,omitzero"`
+	Platform Platform          `json:"platform,omitzero"`
+	User     string            `json:"user,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"` // at most 64 of at most 1 KiB
 }
 
 // Problem is a failure that analysis or matching survived, kept as data because
@@ -196,6 +235,28 @@ type Reason struct {
 	Findings []Finding `json:"findings,omitempty"`
 	// State of the report when the rule is about the scan itself.
 	State State `json:"state,omitempty"`
+	// GraceEnds is when a warning becomes a refusal; zero when the rule's grace
+	// has no part in it.
+	GraceEnds time.Time `json:"graceEnds,omitzero"`
+}
+
+// Lift is a finding, or a whole rule, that would have counted against an image
+// but for an exception, an exempt rule or a VEX statement.
+type Lift struct {
+	Policy string `json:"policy,omitempty"` // of the rule that it was lifted from
+	Rule   string `json:"rule,omitempty"`
+	// Finding is the id of what was lifted from the rule; empty when the whole rule
+	// was.
+	Finding string `json:"finding,omitempty"`
+	Package string `json:"package,omitempty"`
+	// By is what lifted: "exception ex-4f1c09ab", "rule default/pause-image",
+	// "vex not_affected".
+	By string `json:"by"`
+	// Why is the reason given there: the exception's with its author and ticket,
+	// the rule's message, the statement's justification.
+	Why string `json:"why,omitempty"`
+	// Until is when it ends; zero = never.
+	Until time.Time `json:"until,omitzero"`
 }
 
 // Verdict is report × policy × clock × client. It is computed when asked for
@@ -204,6 +265,8 @@ type Verdict struct {
 	ID      string   `json:"id"` // short, stable for the same facts and policy
 	Outcome Outcome  `json:"outcome"`
 	Reasons []Reason `json:"reasons"`
+	// Lifted is what would have counted, each once, at most 100.
+	Lifted []Lift `json:"lifted,omitempty"`
 	// Until is the next moment at which time alone could change the outcome;
 	// zero = never.
 	Until  time.Time `json:"until,omitzero"`
@@ -218,6 +281,8 @@ type Decision struct {
 	Report   Report     `json:"report"`
 	Verdict  Verdict    `json:"verdict"`
 	Children []Decision `json:"children,omitempty"`
+	// Advice is a version to use instead, if one is known.
+	Advice *Newer `json:"advice,omitempty"`
 }
 
 // Change tells that the verdict on an image moved.

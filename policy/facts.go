@@ -17,7 +17,8 @@ import (
 )
 
 // Facts are all that a verdict may depend on. The zero value is an image never
-// scanned, which is refused.
+// scanned, of which nothing else is known: it is refused, and a rule that needs
+// what is not known never helps it.
 type Facts struct {
 	// Ref is what was asked for. Its tag is empty when the client asked by digest.
 	Ref pratique.Ref
@@ -28,11 +29,44 @@ type Facts struct {
 	Report pratique.Report
 	// Client is the address of the connection.
 	Client netip.Addr
-	// Served tells that Pratique has served this digest before.
-	Served bool
 	// Now is the time of the decision.
 	Now time.Time
+
+	// The rest is filled in as far as Set.Needs asks for it.
+
+	// FirstServed and LastServed are when Pratique served the digest; zero = never.
+	FirstServed, LastServed time.Time
+	// Lineage is how the image stands to its tags and base.
+	Lineage pratique.Lineage
+	// Attestations are what was verified; with a zero CheckedAt nothing is known.
+	Attestations pratique.Attestations
+	// Exploits are nil when there is no such list.
+	Exploits *pratique.Exploits
+	// Exceptions are those that exist, expired and revoked ones too. Nil is none.
+	Exceptions *Exceptions
+	// Statements are those of VEX files; those of Attestations count besides. Nil
+	// is none.
+	Statements *Statements
 }
+
+// Needs are the facts, besides reference, image, report and time, that the rules
+// of a Set read: a bit set.
+type Needs uint
+
+// Facts that are gathered only where a rule reads them. Exceptions and
+// Statements are read always.
+const (
+	NeedClient       Needs = 1 << iota // Facts.Client
+	NeedServed                         // Facts.FirstServed, LastServed
+	NeedTags                           // Facts.Lineage.Current, Moved
+	NeedNewer                          // Facts.Lineage.Newer
+	NeedBase                           // Facts.Lineage.Base
+	NeedAttestations                   // Facts.Attestations
+	NeedExploits                       // Facts.Exploits
+)
+
+// Has reports whether all of what are needed.
+func (n Needs) Has(what Needs) bool { return n&what == what }
 
 // state is the state that the report may claim for this image. A report about
 // another digest, or one in a state that nobody defined, says nothing.

@@ -91,7 +91,10 @@ func (s *Set) Version() string {
 
 // ReadsClient reports whether a verdict may depend on Facts.Client: no rule does
 // yet. Who remembers verdicts has to tell clients apart when it does.
-func (s *Set) ReadsClient() bool { return false }
+func (s *Set) ReadsClient() bool { return s.Needs().Has(NeedClient) }
+
+// Needs are the facts that a verdict of this set may depend on.
+func (s *Set) Needs() Needs { return 0 }
 
 // Decide judges. All rules of all policies are evaluated. Within a policy deny
 // beats warn beats allow, and its default decides when no rule matched; between

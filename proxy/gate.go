@@ -34,6 +34,21 @@ type History interface {
 	Served(ctx context.Context, image digest.Digest) (first, last time.Time, err error)
 }
 
+// Evidence completes the facts of a decision with what is not in a report.
+// Implemented by evidence.Evidence.
+type Evidence interface {
+	// Complete fills in the fields of f that needs names, and the exceptions and
+	// statements in force; Ref, Image, Report, Client and Now are there already.
+	// With wait it may ask upstreams and take as long as ctx lets it; without, it
+	// looks at what is here. What is not known yet is an error wrapping
+	// pratique.ErrPending, and is being found out; a decision is impossible then.
+	// It is safe for concurrent use.
+	Complete(ctx context.Context, needs policy.Needs, f *policy.Facts, wait bool) error
+	// Stamp moves before Complete says something else about any image, unless the
+	// image's own stamp moves (GateConfig.Stamps) or time alone changes it.
+	Stamp() uint64
+}
+
 // Defaults of GateConfig.
 const (
 	defaultHold        = 25 * time.Second

@@ -125,14 +125,14 @@ func vet(img pratique.Image, r pratique.Report) (pratique.Report, error) {
 func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp uint64) (pratique.Decision, error) {
 	f := policy.Facts{Ref: d.Ref, Image: d.Image, Report: d.Report, Client: q.client, Now: g.cfg.Now()}
 	if g.cfg.History != nil {
-		_, _, err := g.cfg.History.Served(ctx, d.Image.Digest)
+		first, last, err := g.cfg.History.Served(ctx, d.Image.Digest)
 		if err != nil && !errors.Is(err, pratique.ErrNotFound) {
 			return d, err
 		}
-		f.Served = err == nil
+		f.FirstServed, f.LastServed = first, last
 	}
 	d.Verdict = g.policies.Decide(f)
-	if g.cfg.History == nil || f.Served {
+	if g.cfg.History == nil || !f.FirstServed.IsZero() {
 		g.memory.keep(d.Ref, q.client, d.Report, d.Verdict, stamp, f.Now)
 	}
 	return d, nil

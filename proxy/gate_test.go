@@ -263,7 +263,7 @@ func TestGateFacts(t *testing.T) {
 		t.Errorf("%+v, %v", m, err)
 	}
 	if got.Ref.Tag != "1" || got.Ref.Digest != d.Digest || got.Image.Digest != d.Digest || got.Report.State != pratique.StateScanned ||
-		got.Client != r.Client.Addr || !got.Served || !got.Now.Equal(now) {
+		got.Client != r.Client.Addr || got.FirstServed.IsZero() || !got.Now.Equal(now) {
 		t.Errorf("facts = %+v", got)
 	}
 	// An outcome that is no word of ours denies.
@@ -281,7 +281,7 @@ type historyOf []digest.Digest
 
 func (h historyOf) Served(_ context.Context, d digest.Digest) (first, last time.Time, err error) {
 	if slices.Contains(h, d) {
-		return time.Time{}, time.Time{}, nil
+		return time.Unix(1, 0), time.Unix(2, 0), nil
 	}
 	return time.Time{}, time.Time{}, pratique.ErrNotFound
 }

@@ -14,6 +14,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"time"
 
@@ -116,9 +117,10 @@ type Reports interface {
 	Report(ctx context.Context, image digest.Digest) (pratique.Report, error)
 	// PutReport replaces the standing report, unless the standing one was made
 	// with a newer database (Engine.DatabaseAt): then it returns nil and keeps
-	// the standing one. FirstSeen of findings (same Kind, ID, Package, Path) is
-	// carried from the standing report; a finding new to the image gets ScannedAt.
-	// The report as stored is returned.
+	// the standing one. FirstSeen and Milestones of findings (same Kind, ID,
+	// Package, Path) are carried from all reports that the image ever had, also
+	// when the standing one lacks the finding; a finding new to the image gets
+	// ScannedAt. The report as stored is returned.
 	PutReport(ctx context.Context, r pratique.Report) (pratique.Report, error)
 	// Images yields the digests of all images that have a report.
 	ReportedImages(ctx context.Context) iter.Seq2[digest.Digest, error]
@@ -126,11 +128,20 @@ type Reports interface {
 
 // Pull is one answered manifest request.
 type Pull struct {
-	Ref     pratique.Ref
-	Client  string // IP address
+	Ref     pratique.Ref // with Digest, that of the manifest asked for
+	Client  string       // IP address
 	At      time.Time
 	Outcome pratique.Outcome
 	Verdict string // id
+	Head    bool   // asked with HEAD: a node that may hold the content already
+}
+
+// Judged is a verdict that somebody met and may ask about.
+type Judged struct {
+	Ref     pratique.Ref
+	Client  string // IP address that met it first
+	At      time.Time
+	Verdict pratique.Verdict
 }
 
 // Pulls remembers who asked for what.
@@ -139,4 +150,66 @@ type Pulls interface {
 	Record(ctx context.Context, ps []Pull) error
 	// Served returns when an image was first and last served; ErrNotFound when never.
 	Served(ctx context.Context, image digest.Digest) (first, last time.Time, err error)
+}
+
+// PullLog is the history of pulls, for people and for trying out policies.
+type PullLog interface {
+	// Pulls yields those since a time, oldest first. It holds no lock while the
+	// caller's loop body runs. An error ends the sequence.
+	Pulls(ctx context.Context, since time.Time) iter.Seq2[Pull, error]
+	// RecordVerdicts stores verdicts by their ids; one that is there is kept.
+	RecordVerdicts(ctx context.Context, js []Judged) error
+	// Verdict returns the verdict with this id.
+	Verdict(ctx context.Context, id string) (Judged, error)
+	// ForgetPulls removes pulls and verdicts from before a time. What Served
+	// answers stays.
+	ForgetPulls(ctx context.Context, before time.Time) error
+}
+
+// Exceptions keeps every exception there ever was: the list is the history.
+type Exceptions interface {
+	// CreateException stores a new one; when the id is taken the error wraps
+	// ErrExists. Only Validate's rules are the caller's to check.
+	CreateException(ctx context.Context, e pratique.Exception) error
+	// RevokeException ends one. One that was revoked before stays as it is.
+	RevokeException(ctx context.Context, id, by, why string, at time.Time) (pratique.Exception, error)
+	// Exceptions are all, oldest first.
+	Exceptions(ctx context.Context) ([]pratique.Exception, error)
+}
+
+// ErrExists: something with this name is there already.
+var ErrExists = errors.New("exists already")
+
+// TagSpan is one digest that a tag named.
+type TagSpan struct {
+	Tag     string
+	Digest  digest.Digest
+	FirstAt time.Time // first seen so
+	LastAt  time.Time // last confirmed so
+	// Now is what the tag names now (empty: it is gone) and MovedAt when that was
+	// first seen; when it still names Digest, Now is Digest and MovedAt zero.
+	Now     digest.Digest
+	MovedAt time.Time
+}
+
+// Lineage remembers how tags, versions and bases moved. It is fed by
+// Tags.SetTag, Tags.SetTagList and Catalog.Link.
+type Lineage interface {
+	// TagsOf returns the spans of every tag of ref's repository that ever named
+	// ref.Digest, by tag. None is an empty list.
+	TagsOf(ctx context.Context, ref pratique.Ref) ([]TagSpan, error)
+	// TagsSeen returns every tag that ever was in a list of ref's repository, with
+	// the time when it was first seen there.
+	TagsSeen(ctx context.Context, ref pratique.Ref) (map[string]time.Time, error)
+	// BasesOf returns images known here whose layers are the lower layers of img,
+	// but fewer, that a tag names or named; the one with most layers first, each
+	// with one reference. None is an empty list.
+	BasesOf(ctx context.Context, img pratique.Image) ([]Known, error)
+}
+
+// Attestations keeps what was verified about images.
+type Attestations interface {
+	Attestations(ctx context.Context, image digest.Digest) (pratique.Attestations, error)
+	// PutAttestations replaces what is kept for a.Image.
+	PutAttestations(ctx context.Context, a pratique.Attestations) error
 }

@@ -60,6 +60,19 @@ type Config struct {
 	// Policies are the policy files in force, all of them together: what one
 	// refuses is refused. If missing, the embedded configs/policies/default.yaml.
 	Policies []string `yaml:"policies"`
+	// Watch is how often policy and exception files are looked at; when one
+	// changed, it is applied as by SIGHUP. 0s never looks.
+	Watch time.Duration `yaml:"watch"`
+	// Exceptions lift findings or rules for some images until they expire.
+	Exceptions Exceptions `yaml:"exceptions"`
+	// VEX are statements of vendors about vulnerabilities in their products.
+	VEX VEX `yaml:"vex"`
+	// Exploits are lists of what is exploited, for rules with `kev` and `epss`.
+	Exploits Exploits `yaml:"exploits"`
+	// Trust names the identities whose signatures and attestations are believed.
+	Trust Trust `yaml:"trust"`
+	// History is the record of who pulled what.
+	History History `yaml:"history"`
 	// Log is what Pratique writes to standard error.
 	Log Log `yaml:"log"`
 }
@@ -274,6 +287,85 @@ type Scanner struct {
 	Misconfigurations bool `yaml:"misconfigurations"`
 }
 
+// Exceptions lift findings or rules for some images until they expire.
+type Exceptions struct {
+	// Files hold exceptions as YAML, for GitOps: one that is taken out of its file
+	// is revoked. Besides them there are those made with `pratique exception`.
+	Files []string `yaml:"files"`
+	// MaxDuration is the longest that an exception may last. 0s sets no limit.
+	MaxDuration time.Duration `yaml:"maxDuration"`
+}
+
+// VEX are statements about vulnerabilities in products.
+type VEX struct {
+	// Files are documents in OpenVEX, CycloneDX VEX or CSAF, as JSON; a directory
+	// stands for all *.json in it.
+	Files []string `yaml:"files"`
+	// SignedBy are identities of trust.identities whose OpenVEX attestations, found
+	// beside an image in its registry, are believed. An unsigned one never is.
+	SignedBy []string `yaml:"signedBy"`
+}
+
+// Exploits are lists of what is exploited.
+type Exploits struct {
+	// KEV is CISA's catalogue of known exploited vulnerabilities, JSON: a file or a
+	// URL. If empty, rules with `kev` are refused.
+	KEV string `yaml:"kev"`
+	// EPSS are FIRST's scores, CSV, also .gz: a file or a URL. If empty, rules with
+	// `epss` are refused.
+	EPSS string `yaml:"epss"`
+	// Refresh is how often both are fetched. At least 1m.
+	Refresh time.Duration `yaml:"refresh"`
+}
+
+// Trust names identities.
+type Trust struct {
+	// Identities by name: what rules call `by`.
+	Identities map[string]Identity `yaml:"identities"`
+	// TrustedRoot is a Sigstore trusted root (JSON) with the certificate
+	// authorities and logs that keyless signatures are held against; nothing is
+	// fetched. Needed for sigstore identities only.
+	TrustedRoot string `yaml:"trustedRoot"`
+	// Recheck is how long what was found for an image is believed before its
+	// registry is asked again. When that does not answer, it is believed on.
+	Recheck time.Duration `yaml:"recheck"`
+}
+
+// Identity is one signer: exactly one of key, sigstore and notation.
+type Identity struct {
+	// Key is a file with a public key, PEM, as `cosign generate-key-pair` writes it.
+	Key string `yaml:"key"`
+	// Sigstore is a keyless identity.
+	Sigstore SigstoreIdentity `yaml:"sigstore"`
+	// Notation is an X.509 identity of the Notary Project.
+	Notation NotationIdentity `yaml:"notation"`
+}
+
+// SigstoreIdentity is who signed in the certificate of a keyless signature.
+type SigstoreIdentity struct {
+	// Issuer is the OIDC issuer, exactly.
+	Issuer string `yaml:"issuer"`
+	// Subject is the identity, a glob: https://github.com/acme/*/.github/workflows/*.
+	Subject string `yaml:"subject"`
+}
+
+// NotationIdentity is whose certificate signed.
+type NotationIdentity struct {
+	// CA are files with the trusted authorities' certificates, PEM.
+	CA []string `yaml:"ca"`
+	// Subjects are distinguished names as in Notation's trust policies
+	// (x509.subject: C=US, ST=WA, O=acme); empty means everybody that the
+	// authorities certify.
+	Subjects []string `yaml:"subjects"`
+}
+
+// History is the record of who pulled what.
+type History struct {
+	// Retention is how long pulls and the verdicts that met them are kept. That and
+	// when an image was served first and last is kept for ever.
+	Retention time.Duration `yaml:"retention"`
+}
+
 // Log is what Pratique writes to standard error.
 type Log struct {
 	// Level is the least severe that is written: debug, info, warn or error.
@@ -309,8 +401,13 @@ func base() Config {
 			MaxLayerSize: 10 * GiB,
 			TempDisk:     4 * GiB,
 		},
-		Platforms: []Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}},
-		Log:       Log{Level: "info", Format: "text"},
+		Platforms:  []Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}},
+		Watch:      5 * time.Second,
+		Exceptions: Exceptions{MaxDuration: 90 * 24 * time.Hour},
+		Exploits:   Exploits{Refresh: 24 * time.Hour},
+		Trust:      Trust{Recheck: 24 * time.Hour},
+		History:    History{Retention: 90 * 24 * time.Hour},
+		Log:        Log{Level: "info", Format: "text"},
 	}
 }
 

