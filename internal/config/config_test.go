@@ -114,6 +114,11 @@ func TestPratiqueYAMLShowsEveryKey(t *testing.T) {
 				shown["upstreams.*."+rest] = true
 			}
 		}
+		for key := range c.Trust.Identities {
+			if rest, ok := strings.CutPrefix(path, "trust.identities."+key+"."); ok {
+				shown["trust.identities.*."+rest] = true
+			}
+		}
 	}
 	for _, key := range keys(reflect.TypeFor[Config](), "") {
 		if !shown[key] {

@@ -73,8 +73,10 @@ func writeManual(t *testing.T) string {
 		return true
 	})
 	c := Default()
-	// One entry that shows the keys of an upstream, all of them at their zero.
+	// One entry each that shows the keys of an upstream and of an identity, all of
+	// them at their zero.
 	c.Upstreams = map[string]Upstream{placeholder: {}}
+	c.Trust.Identities = map[string]Identity{placeholder: {}}
 	a.object(reflect.ValueOf(c), "", 2)
 	return a.out.String()
 }

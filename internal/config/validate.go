@@ -65,6 +65,7 @@ func (l *loader) validate() error {
 		seen[p.String()] = true
 	}
 	c.policies(cfg.Policies)
+	c.evidence(cfg)
 	return errors.Join(c.errs...)
 }
 
