@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -45,11 +46,16 @@ func makeTempDir(parent string) (_ tempDir, err error) {
 }
 
 func sweep(parent string) error {
-	old, err := filepath.Glob(filepath.Join(parent, tempPrefix+"*", "lock"))
+	old, err := os.ReadDir(parent)
 	if err != nil {
 		return fmt.Errorf("temporary directories of earlier workers: %w", err)
 	}
-	for _, p := range old {
+	for _, e := range old {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), tempPrefix) {
+			continue
+		}
+		// Who was killed before locking left no lock: it is made, and taken.
+		p := filepath.Join(parent, e.Name(), "lock")
 		lock, err := lockFile(p, syscall.LOCK_EX|syscall.LOCK_NB)
 		switch {
 		case errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist):
