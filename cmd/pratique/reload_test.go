@@ -51,7 +51,7 @@ func startReloadable(t *testing.T, upstream string) *reloadable {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.text = string(text) + fmt.Sprintf("policies: [%q]\n", r.policy)
+	r.text = string(text) + fmt.Sprintf("policies: [%q]\nwatch: 0s\n", r.policy)
 	rewrite(t, r.file, r.text)
 	r.product = startServe(t, r.file)
 	r.ready(t)
@@ -315,5 +315,40 @@ func TestHot(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string(nil), config.Differences(load(), load()), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("a configuration differs from itself: %s", diff)
+	}
+}
+
+// TestWatch: who writes a policy file does not have to tell anybody, and what is
+// half written changes nothing.
+func TestWatch(t *testing.T) {
+	upstream := startSample(t)
+	r := &reloadable{file: configuration(t, upstream.host, demoDatabase)}
+	r.policy = filepath.Join(filepath.Dir(r.file), "policy.yaml")
+	rewrite(t, r.policy, servesAll)
+	text, err := os.ReadFile(r.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, r.file, string(text)+fmt.Sprintf("policies: [%q]\nwatch: 1s\n", r.policy))
+	r.product = startServe(t, r.file)
+	r.ready(t)
+	if got := r.manifest(t, cleanPath); got != http.StatusOK {
+		t.Fatalf("before any change: %d", got)
+	}
+	if err := os.WriteFile(r.policy, []byte(refuses[:20]), 0o600); err != nil { // in place, cut
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return strings.Contains(r.log.String(), "the one in force stays") })
+	if got := r.manifest(t, cleanPath); got != http.StatusOK {
+		t.Errorf("with half a policy: %d", got)
+	}
+	if err := os.WriteFile(r.policy, []byte(refuses), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return r.manifest(t, cleanPath) == http.StatusForbidden })
+	rewrite(t, r.policy, servesAll)
+	eventually(t, func() bool { return r.manifest(t, cleanPath) == http.StatusOK })
+	if n := strings.Count(r.log.String(), "the one in force stays"); n != 1 {
+		t.Errorf("one mistake was told %d times", n)
 	}
 }

@@ -152,7 +152,10 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	front := &live{behind: behind{cache: cache, scans: scans, catalog: catalog, stamps: state, log: log, metrics: metrics}}
 	front.put(cfg, policies, upstreams)
 	reload := newReloader(p, front, fetch)
-	parts.Add(rungroup.Part{Name: "reload", Run: func(ctx context.Context) error { return reload.run(ctx, p.hangup) }})
+	parts.Add(
+		rungroup.Part{Name: "reload", Run: func(ctx context.Context) error { return reload.run(ctx, p.hangup) }},
+		rungroup.Part{Name: "watch", Run: reload.watch},
+	)
 	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
 		Gate: front, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Reloader: reload, Upstreams: front,
 		Probes: probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
