@@ -196,8 +196,14 @@ type TagSpan struct {
 // Tags.SetTag, Tags.SetTagList and Catalog.Link.
 type Lineage interface {
 	// TagsOf returns the spans of every tag of ref's repository that ever named
-	// ref.Digest, by tag. None is an empty list.
+	// ref.Digest, by tag. None is an empty list. A tag that names an index names the
+	// index's Children as well, as far as the index is linked in the repository: the
+	// span of a child is that of the indexes with it, and Now is the child as long as
+	// the tag names any of them.
 	TagsOf(ctx context.Context, ref pratique.Ref) ([]TagSpan, error)
+	// TagHistory returns the spans of ref's tag, one for each digest that it ever
+	// named, oldest first. None is an empty list.
+	TagHistory(ctx context.Context, ref pratique.Ref) ([]TagSpan, error)
 	// TagsSeen returns every tag that ever was in a list of ref's repository, with
 	// the time when it was first seen there.
 	TagsSeen(ctx context.Context, ref pratique.Ref) (map[string]time.Time, error)
