@@ -23,15 +23,10 @@ import (
 // Verdicts are remembered (GateConfig.Stamps) only for Policies that have
 // Version() string as well: it changes with whatever a verdict depends on that
 // is not in policy.Facts, and Decide returns it in Verdict.Policy. Those without
-// ReadsClient() bool, or where it is true, are asked for each client anew.
+// ReadsClient() bool, or where it is true, are asked for each client anew. Those
+// with Needs() policy.Needs get the facts that it names, others all there are.
 type Policies interface {
 	Decide(policy.Facts) pratique.Verdict
-}
-
-// History tells what was served before. Implemented by store.Pulls.
-type History interface {
-	// Served returns when an image was first and last served; ErrNotFound when never.
-	Served(ctx context.Context, image digest.Digest) (first, last time.Time, err error)
 }
 
 // Evidence completes the facts of a decision with what is not in a report.
@@ -79,8 +74,12 @@ type GateConfig struct {
 	// Upstreams complete references given to Check. If nil, they are taken as
 	// they are.
 	Upstreams *UpstreamIndex
-	// History answers whether an image was served before. If nil, none was.
-	History History
+	// Evidence completes the facts. If nil, there are no exceptions, nothing was
+	// served before or is signed, and what rules about tags, versions and bases
+	// need cannot be had, so that nothing is served under such rules.
+	Evidence Evidence
+	// Record is told of every answered request for a manifest. If nil, nobody is.
+	Record Recorder
 	// Stamps tell whether a report may have changed, so that a verdict made
 	// before need not be made again. If nil, every request is decided anew.
 	Stamps store.Stamper
@@ -130,7 +129,7 @@ func NewGate(next Registry, scans Scans, catalog store.Catalog, policies Policie
 	}
 	g := &Gate{next: next, scans: scans, catalog: catalog, policies: policies, cfg: cfg}
 	g.metrics = newGateMetrics(cfg.Metrics)
-	g.memory = newVerdicts(cfg.Stamps, policies, cfg.Now, g.metrics.recalled)
+	g.memory = newVerdicts(cfg.Stamps, cfg.Evidence, policies, cfg.Now, g.metrics.recalled)
 	return g
 }
 
@@ -215,6 +214,9 @@ func (g *Gate) Manifest(ctx context.Context, r Request) (Manifest, error) {
 		return Manifest{}, fmt.Errorf("asked for %s, got %s", r.Ref.Digest, m.Image.Digest)
 	}
 	d, err := g.settle(ctx, arrived, r, m.Image)
+	if err == nil && g.cfg.Record != nil {
+		g.cfg.Record.Record(Asked{Ref: d.Ref, Client: r.Client.Addr, At: g.cfg.Now(), Head: r.Head, Verdict: d.Verdict})
+	}
 	if err := g.answer(ctx, d, err); err != nil {
 		return Manifest{}, err
 	}
@@ -289,7 +291,11 @@ func (g *Gate) Check(ctx context.Context, ref pratique.Ref, client netip.Addr, w
 	if err != nil {
 		return pratique.Decision{Ref: ref}, err
 	}
-	return g.decide(hctx, ref.At(m.Image.Digest), m.Image, q, 1)
+	d, err := g.decide(hctx, ref.At(m.Image.Digest), m.Image, q, 1)
+	if err == nil && !serves(d.Verdict) {
+		d.Advice = g.advise(ctx, d)
+	}
+	return d, err
 }
 
 // answer turns a decision into nil or the error that the client gets. ctx is
@@ -300,6 +306,7 @@ func (g *Gate) answer(ctx context.Context, d pratique.Decision, err error) error
 	case err == nil && serves(d.Verdict):
 		return nil
 	case err == nil:
+		d.Advice = g.advise(ctx, d)
 		return refused(d, g.cfg.Help)
 	case ctx.Err() != nil:
 		return ctx.Err()

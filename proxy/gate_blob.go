@@ -24,7 +24,7 @@ func (g *Gate) Blob(ctx context.Context, r Request) (Blob, error) {
 		g.metrics.decided(d.Verdict.Outcome)
 		return g.release(ctx, r, d)
 	}
-	stamp := g.memory.stamp(r.Ref.Digest)
+	stamp := g.memory.content(r.Ref.Digest)
 	q := g.inquire(r)
 	defer q.close()
 	hctx, cancel := context.WithTimeout(ctx, g.cfg.Hold)

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique"
-	"pratique/policy"
 )
 
 // decide finds the verdict on one manifest; depth counts indexes from 1. An
@@ -59,10 +58,12 @@ func (g *Gate) image(ctx context.Context, ref pratique.Ref, img pratique.Image, 
 		return d, err
 	}
 	// Without a report only a rule that names the unscanned lets it through;
-	// then nobody waits, and the scan goes on behind.
+	// then nobody waits, and the scan goes on behind. What such a rule needs and is
+	// still being found out is not waited for before the scan, but beside it.
 	d.Report = pratique.Report{Image: img.Digest}
-	if d, err := g.judge(ctx, d, q, stamp); err != nil || serves(d.Verdict) {
-		return d, errors.Join(err, g.scans.Request(ctx, ref))
+	early, err := g.judge(ctx, d, q.glance(), stamp)
+	if err != nil && !errors.Is(err, pratique.ErrPending) || err == nil && serves(early.Verdict) {
+		return early, errors.Join(err, g.scans.Request(ctx, ref))
 	}
 	d.Report.State = pratique.StatePending
 	if !q.wait || !q.hold() {
@@ -119,25 +120,6 @@ func vet(img pratique.Image, r pratique.Report) (pratique.Report, error) {
 	return r, nil
 }
 
-// judge asks the policies. It is the one place where facts become a verdict,
-// and where one is remembered: stamp is the image's, from before its report was
-// read. What was served once is so for good; what was not is asked again.
-func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp uint64) (pratique.Decision, error) {
-	f := policy.Facts{Ref: d.Ref, Image: d.Image, Report: d.Report, Client: q.client, Now: g.cfg.Now()}
-	if g.cfg.History != nil {
-		first, last, err := g.cfg.History.Served(ctx, d.Image.Digest)
-		if err != nil && !errors.Is(err, pratique.ErrNotFound) {
-			return d, err
-		}
-		f.FirstServed, f.LastServed = first, last
-	}
-	d.Verdict = g.policies.Decide(f)
-	if g.cfg.History == nil || !f.FirstServed.IsZero() {
-		g.memory.keep(d.Ref, q.client, d.Report, d.Verdict, stamp, f.Now)
-	}
-	return d, nil
-}
-
 // gateMetrics count decisions and waiting.
 type gateMetrics struct {
 	held      prometheus.Gauge
@@ -145,6 +127,7 @@ type gateMetrics struct {
 	allowed   prometheus.Counter // of decisions, looked up once
 	recalled  prometheus.Counter
 	waited    prometheus.Histogram
+	gathered  prometheus.Histogram
 	overflow  prometheus.Counter
 }
 
@@ -169,6 +152,11 @@ func newGateMetrics(reg prometheus.Registerer) *gateMetrics {
 		waited: registerCollector(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pratique_gate_wait_seconds",
 			Help:    "How long a request waited for one image's first report.",
+			Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 20, 25, 30},
+		})),
+		gathered: registerCollector(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "pratique_gate_evidence_wait_seconds",
+			Help:    "How long a request waited for facts that are not in a report: signatures, tags, versions, bases.",
 			Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 20, 25, 30},
 		})),
 		overflow: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{

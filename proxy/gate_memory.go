@@ -30,11 +30,12 @@ type clientless interface{ ReadsClient() bool }
 
 // verdicts is a bounded memory of decisions on single manifests. One is given
 // again only if deciding anew would read the same facts: the same manifest
-// under the same name for the same client, the same report (by its stamp,
-// taken before the report was read), the same policies, and a time before the
-// verdict's Until. A nil *verdicts remembers nothing.
+// under the same name for the same client, the same report and evidence (by
+// their stamps, taken before they were read), the same policies, and a time
+// before the verdict's Until. A nil *verdicts remembers nothing.
 type verdicts struct {
 	stamps   store.Stamper
+	evidence Evidence // may be nil
 	policies versioned
 	byClient bool
 	now      func() time.Time
@@ -62,7 +63,7 @@ type voucherEntry struct {
 }
 
 // newVerdicts returns nil when there is no telling whether a verdict stands.
-func newVerdicts(stamps store.Stamper, policies Policies, now func() time.Time, recalled prometheus.Counter) *verdicts {
+func newVerdicts(stamps store.Stamper, evidence Evidence, policies Policies, now func() time.Time, recalled prometheus.Counter) *verdicts {
 	p, ok := policies.(versioned)
 	if stamps == nil || !ok {
 		return nil
@@ -72,7 +73,7 @@ func newVerdicts(stamps store.Stamper, policies Policies, now func() time.Time, 
 		byClient = c.ReadsClient()
 	}
 	return &verdicts{
-		stamps: stamps, policies: p, byClient: byClient, now: now, recalled: recalled,
+		stamps: stamps, evidence: evidence, policies: p, byClient: byClient, now: now, recalled: recalled,
 		entries:  newLRU[verdictKey](verdictMemoryLimit, func(e verdictEntry) int64 { return weighVerdict(e.verdict) }),
 		vouchers: newLRU[pratique.Ref](verdictMemoryLimit, func(e voucherEntry) int64 { return weigh(e.holder) + entryWeight }),
 	}
@@ -87,12 +88,25 @@ func weighVerdict(v pratique.Verdict) int64 {
 	return n
 }
 
-// stamp is to be taken before the report is read.
+// stamp of all that a verdict on an image depends on: to be taken before its
+// report is read. Both of its parts only ever grow, and so does their sum.
 func (m *verdicts) stamp(image digest.Digest) uint64 {
 	if m == nil {
 		return 0
 	}
-	return m.stamps.Stamp(image)
+	n := m.stamps.Stamp(image)
+	if m.evidence != nil {
+		n += m.evidence.Stamp()
+	}
+	return n
+}
+
+// content is the stamp of a blob: of which manifests name it.
+func (m *verdicts) content(d digest.Digest) uint64 {
+	if m == nil {
+		return 0
+	}
+	return m.stamps.Stamp(d)
 }
 
 func (m *verdicts) key(ref pratique.Ref, image digest.Digest, client netip.Addr) verdictKey {
@@ -110,7 +124,7 @@ func (m *verdicts) recall(ref pratique.Ref, image digest.Digest, client netip.Ad
 		return pratique.Verdict{}, false
 	}
 	e, ok := m.entries.get(m.key(ref, image, client))
-	if !ok || e.stamp != m.stamps.Stamp(image) || e.verdict.Policy != m.policies.Version() {
+	if !ok || e.stamp != m.stamp(image) || e.verdict.Policy != m.policies.Version() {
 		return pratique.Verdict{}, false
 	}
 	now := m.now()

@@ -203,7 +203,7 @@ func TestNotRemembered(t *testing.T) {
 		}},
 		{"never served before", pratique.StateScanned, func(w *world, p *scripted) *Gate {
 			w.policies = p
-			return w.gate(GateConfig{History: historyOf{}})
+			return w.gate(GateConfig{Evidence: historyOf{}})
 		}},
 		{"a failed report", pratique.StateFailed, func(w *world, p *scripted) *Gate {
 			w.policies = p
@@ -336,7 +336,7 @@ func TestRememberedVerdictsUnderChange(t *testing.T) {
 
 // TestVerdictMemoryIsBounded by bytes, however many images and findings.
 func TestVerdictMemoryIsBounded(t *testing.T) {
-	m := newVerdicts(store.NewStamps(), &scripted{version: "1"}, time.Now, prometheus.NewCounter(prometheus.CounterOpts{Name: "x"}))
+	m := newVerdicts(store.NewStamps(), nil, &scripted{version: "1"}, time.Now, prometheus.NewCounter(prometheus.CounterOpts{Name: "x"}))
 	many := make([]pratique.Finding, 100)
 	for i := range 20_000 {
 		d := digest.FromString(fmt.Sprint(i))
@@ -378,7 +378,7 @@ func TestRecallDoesNotAllocate(t *testing.T) {
 }
 
 func remembered() (*verdicts, pratique.Ref) {
-	m := newVerdicts(store.NewStamps(), &scripted{version: "1"}, time.Now, prometheus.NewCounter(prometheus.CounterOpts{Name: "x"}))
+	m := newVerdicts(store.NewStamps(), nil, &scripted{version: "1"}, time.Now, prometheus.NewCounter(prometheus.CounterOpts{Name: "x"}))
 	ref := pratique.Ref{Registry: "docker.io", Repo: "library/app", Tag: "1", Digest: digest.FromString("x")}
 	m.keep(ref, netip.Addr{}, report(ref.Digest, pratique.StateScanned), pratique.Verdict{Policy: "1", Outcome: pratique.OutcomeAllow}, m.stamp(ref.Digest), time.Now())
 	return m, ref

@@ -255,7 +255,7 @@ func TestGateFacts(t *testing.T) {
 		return pratique.Verdict{ID: "v", Outcome: pratique.OutcomeWarn, Reasons: []pratique.Reason{{Policy: "p", Rule: "r", Action: pratique.OutcomeWarn, Message: "careful"}}}
 	})
 	now := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
-	g := w.gate(GateConfig{Now: func() time.Time { return now }, History: historyOf{d.Digest}})
+	g := w.gate(GateConfig{Now: func() time.Time { return now }, Evidence: historyOf{d.Digest}})
 	r := get(app, "1")
 	r.Client.Addr = netip.MustParseAddr("192.0.2.7")
 	m, err := g.Manifest(t.Context(), r)
@@ -277,14 +277,17 @@ type policiesFunc func(policy.Facts) pratique.Verdict
 
 func (f policiesFunc) Decide(facts policy.Facts) pratique.Verdict { return f(facts) }
 
+// historyOf is Evidence of what was served.
 type historyOf []digest.Digest
 
-func (h historyOf) Served(_ context.Context, d digest.Digest) (first, last time.Time, err error) {
-	if slices.Contains(h, d) {
-		return time.Unix(1, 0), time.Unix(2, 0), nil
+func (h historyOf) Complete(_ context.Context, needs policy.Needs, f *policy.Facts, _ bool) error {
+	if needs.Has(policy.NeedServed) && slices.Contains(h, f.Image.Digest) {
+		f.FirstServed, f.LastServed = time.Unix(1, 0), time.Unix(2, 0)
 	}
-	return time.Time{}, time.Time{}, pratique.ErrNotFound
+	return nil
 }
+
+func (historyOf) Stamp() uint64 { return 0 }
 
 // A registry that grows a method which nobody gates refuses it.
 func TestRefusingServesNothing(t *testing.T) {
