@@ -77,6 +77,7 @@ type Tags interface {
 	// Tag returns what ref's tag named when last checked.
 	Tag(ctx context.Context, ref pratique.Ref) (TagState, error)
 	// SetTag stores s; ChangedAt is kept from before when the digest is the same.
+	// Else the stamps of all digests move of which Lineage says something else now.
 	SetTag(ctx context.Context, ref pratique.Ref, s TagState) error
 	// TagList returns the last complete list of ref's repository, sorted as the
 	// upstream sorted it, and when it was fetched.
@@ -161,8 +162,8 @@ type PullLog interface {
 	RecordVerdicts(ctx context.Context, js []Judged) error
 	// Verdict returns the verdict with this id.
 	Verdict(ctx context.Context, id string) (Judged, error)
-	// ForgetPulls removes pulls and verdicts from before a time. What Served
-	// answers stays.
+	// ForgetPulls removes pulls from before a time, and verdicts from before it that
+	// no pull names any more. What Served answers stays.
 	ForgetPulls(ctx context.Context, before time.Time) error
 }
 
@@ -173,7 +174,7 @@ type Exceptions interface {
 	CreateException(ctx context.Context, e pratique.Exception) error
 	// RevokeException ends one. One that was revoked before stays as it is.
 	RevokeException(ctx context.Context, id, by, why string, at time.Time) (pratique.Exception, error)
-	// Exceptions are all, oldest first.
+	// Exceptions are all, by Created, then by ID.
 	Exceptions(ctx context.Context) ([]pratique.Exception, error)
 }
 
@@ -186,8 +187,9 @@ type TagSpan struct {
 	Digest  digest.Digest
 	FirstAt time.Time // first seen so
 	LastAt  time.Time // last confirmed so
-	// Now is what the tag names now (empty: it is gone) and MovedAt when that was
-	// first seen; when it still names Digest, Now is Digest and MovedAt zero.
+	// Now is what the tag names now (empty: it is gone), and MovedAt is when it was
+	// first seen to name Digest no longer, whatever it named next; while it names
+	// Digest, Now is Digest and MovedAt zero.
 	Now     digest.Digest
 	MovedAt time.Time
 }
@@ -197,7 +199,7 @@ type TagSpan struct {
 type Lineage interface {
 	// TagsOf returns the spans of every tag of ref's repository that ever named
 	// ref.Digest, by tag. None is an empty list. A tag that names an index names the
-	// index's Children as well, as far as the index is linked in the repository: the
+	// index's Children as well, as far as the index is linked in any repository: the
 	// span of a child is that of the indexes with it, and Now is the child as long as
 	// the tag names any of them.
 	TagsOf(ctx context.Context, ref pratique.Ref) ([]TagSpan, error)
@@ -209,13 +211,13 @@ type Lineage interface {
 	TagsSeen(ctx context.Context, ref pratique.Ref) (map[string]time.Time, error)
 	// BasesOf returns images known here whose layers are the lower layers of img,
 	// but fewer, that a tag names or named; the one with most layers first, each
-	// with one reference. None is an empty list.
+	// with one reference through such a tag, at most 100. None is an empty list.
 	BasesOf(ctx context.Context, img pratique.Image) ([]Known, error)
 }
 
 // Attestations keeps what was verified about images.
 type Attestations interface {
 	Attestations(ctx context.Context, image digest.Digest) (pratique.Attestations, error)
-	// PutAttestations replaces what is kept for a.Image.
+	// PutAttestations replaces what is kept for a.Image, and moves its stamp.
 	PutAttestations(ctx context.Context, a pratique.Attestations) error
 }

@@ -29,7 +29,8 @@ func (db *DB) Link(ctx context.Context, ref pratique.Ref, img pratique.Image, no
 	if err != nil {
 		return annotate(err, "link %s", ref.At(img.Digest))
 	}
-	defer db.stamps.Changed(append(contents(img), img.Digest)...)
+	concerned := append(contents(img), img.Digest)
+	defer func() { db.stamps.Changed(concerned...) }()
 	err = db.write(ctx, func(tx *sql.Tx) error {
 		repo, err := repository(ctx, tx, ref)
 		if err != nil {
@@ -47,6 +48,14 @@ func (db *DB) Link(ctx context.Context, ref pratique.Ref, img pratique.Image, no
 		if _, err := tx.ExecContext(ctx, `INSERT INTO links (image, repository) VALUES (?, ?) ON CONFLICT DO NOTHING`, image, repo); err != nil {
 			return err
 		}
+		if err := putStructure(ctx, tx, image, img); err != nil {
+			return err
+		}
+		others, err := linkConcerns(ctx, tx, img)
+		if err != nil {
+			return err
+		}
+		concerned = append(concerned, others...)
 		for _, d := range contents(img) {
 			blob, err := intern(ctx, tx, `SELECT id FROM blobs WHERE digest = ?`, `INSERT INTO blobs (digest) VALUES (?)`, d.String())
 			if err != nil {

@@ -134,8 +134,15 @@ func apply(ctx context.Context, pool *sql.DB, name string, version int) error {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // no-op after Commit
+	if _, err := tx.ExecContext(ctx, string(script)); err != nil {
+		return err
+	}
+	if backfill := backfills[version]; backfill != nil {
+		if err := backfill(ctx, tx); err != nil {
+			return err
+		}
+	}
 	for _, q := range []string{
-		string(script),
 		"PRAGMA user_version = " + strconv.Itoa(version),
 		"PRAGMA application_id = " + strconv.Itoa(applicationID),
 	} {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"iter"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -92,40 +91,4 @@ func (db *DB) ReportedImages(ctx context.Context) iter.Seq2[digest.Digest, error
 			last = page[len(page)-1].String()
 		}
 	}
-}
-
-// Record implements store.Pulls. The batch is durable when it returns, like
-// everything here: it is written off the request path, so one sync a batch is
-// cheap enough to need no weaker kind of table.
-func (db *DB) Record(ctx context.Context, ps []store.Pull) error {
-	return annotate(db.write(ctx, func(tx *sql.Tx) error {
-		for _, p := range ps {
-			repo, err := repository(ctx, tx, p.Ref)
-			if err != nil {
-				return err
-			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO pulls (at, repository, tag, digest, client, outcome, verdict) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-				nanos(p.At), repo, p.Ref.Tag, p.Ref.Digest.String(), p.Client, p.Outcome.String(), p.Verdict); err != nil {
-				return err
-			}
-			if p.Outcome == pratique.OutcomeDeny || p.Ref.Digest == "" {
-				continue
-			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO served (digest, first_at, last_at) VALUES (?1, ?2, ?2)
-				ON CONFLICT (digest) DO UPDATE SET first_at = min(first_at, excluded.first_at), last_at = max(last_at, excluded.last_at)`,
-				p.Ref.Digest.String(), nanos(p.At)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}), "pulls")
-}
-
-// Served implements store.Pulls.
-func (db *DB) Served(ctx context.Context, image digest.Digest) (first, last time.Time, err error) {
-	var f, l int64
-	if err := db.row(ctx, `SELECT first_at, last_at FROM served WHERE digest = ?`, []any{image.String()}, &f, &l); err != nil {
-		return time.Time{}, time.Time{}, annotate(err, "pulls of %s", image)
-	}
-	return at(f), at(l), nil
 }

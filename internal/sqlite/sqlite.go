@@ -311,6 +311,11 @@ var (
 	_ store.Reports     = (*DB)(nil)
 	_ store.Pulls       = (*DB)(nil)
 
+	_ store.PullLog      = (*DB)(nil)
+	_ store.Exceptions   = (*DB)(nil)
+	_ store.Lineage      = (*DB)(nil)
+	_ store.Attestations = (*DB)(nil)
+
 	_ scheduler.Queue   = (*DB)(nil)
 	_ scheduler.Catalog = (*DB)(nil)
 )
