@@ -20,6 +20,8 @@ const (
 	vitalLength   = 300
 	messageLength = 860
 	worstFindings = 3
+	// commandLength bounds the command in a text: half a command is none.
+	commandLength = 330
 	// Limits of the structured detail.
 	detailFindings = 50
 	detailReasons  = 20
@@ -35,6 +37,12 @@ type Refusal struct {
 	Verdict pratique.Verdict `json:"verdict"` // reasons without their findings
 	// Findings of all denying reasons, at most 50.
 	Findings []pratique.Finding `json:"findings,omitempty"`
+	// Advice is the newest version of the same series that may be had, if one is
+	// known here.
+	Advice *pratique.Newer `json:"advice,omitempty"`
+	// Exception is the command that lifts the first finding, or the first rule; ""
+	// where no exception can.
+	Exception string `json:"exception,omitempty"`
 }
 
 // refused is the answer to a request that policy forbids.
@@ -45,30 +53,49 @@ func refused(d pratique.Decision, help string) *Error {
 // undecided is the answer to a request that nothing is known of yet; cause
 // wraps pratique.ErrPending and goes to the log.
 func undecided(d pratique.Decision, retryAfter time.Duration, cause error) *Error {
+	const again = "ask again in"
+	text := fmt.Sprintf("scan pending: %s is being scanned before it is served for the first time; the scan goes on, %s %s", clean(d.Ref.String(), 400), again, retryAfter)
+	state := pratique.StatePending
+	if scanned(d) {
+		state = d.Report.State
+		text = fmt.Sprintf("verdict pending: %s is scanned, but what its rules need to know besides (signatures, tags, versions) is still being looked up; %s %s",
+			clean(d.Ref.String(), 400), again, retryAfter)
+	}
 	return &Error{
-		Code: CodeTooManyRequests,
-		Message: fmt.Sprintf("scan pending: %s is being scanned before it is served for the first time; the scan goes on, ask again in %s",
-			clean(d.Ref.String(), 400), retryAfter),
+		Code:    CodeTooManyRequests,
+		Message: text,
 		Detail: struct {
 			Ref    string         `json:"ref"`
 			Digest digest.Digest  `json:"digest"`
 			State  pratique.State `json:"state"`
-		}{d.Ref.String(), d.Image.Digest, pratique.StatePending},
+		}{d.Ref.String(), d.Image.Digest, state},
 		RetryAfter: retryAfter,
 		Bare:       true,
 		Err:        cause,
 	}
 }
 
+// scanned reports whether no scan is what a verdict waits for.
+func scanned(d pratique.Decision) bool {
+	for _, c := range d.Children {
+		if !scanned(c) {
+			return false
+		}
+	}
+	return len(d.Children) > 0 || d.Report.State != pratique.StateUnknown && d.Report.State != pratique.StatePending
+}
+
 // refusalText is one line: rule, worst findings and verdict in the first 300
-// bytes, then the rule's own words, the other reasons, and what to do. It uses
-// "->" and no arrow: not every terminal and log on the way speaks UTF-8.
+// bytes; then what to use instead, how to except it, the rule's own words, the
+// other reasons, and the operator's help. It uses "->" and no arrow: not every
+// terminal and log on the way speaks UTF-8.
 func refusalText(d pratique.Decision, help string) string {
 	if help == "" {
 		help = defaultHelp
 	}
 	reasons := denying(d.Verdict.Reasons)
-	verdict := "; verdict " + clean(d.Verdict.ID, 64)
+	id := clean(d.Verdict.ID, 64)
+	verdict := "; verdict " + id
 	if len(reasons) == 0 {
 		return clean("refused: the policy gave no reason"+verdict+". "+help, messageLength)
 	}
@@ -81,8 +108,11 @@ func refusalText(d pratique.Decision, help string) string {
 	} else {
 		b.WriteString(clean(first.Message, room))
 	}
-	b.WriteString(verdict + ".")
-	tail := " Details: pratique check " + clean(d.Ref.String(), 200) + " . " + help
+	b.WriteString(verdict + "." + adviceText(d))
+	if what, command := exception(d.Ref, first); command != "" && len(command) <= commandLength {
+		b.WriteString(" To except " + what + ": " + command + " .")
+	}
+	tail := " Details: pratique check --verdict " + id + " . " + help
 	more := ""
 	if len(first.Findings) > 0 {
 		more += " " + sentence(first.Message)
@@ -98,6 +128,56 @@ func refusalText(d pratique.Decision, help string) string {
 	b.WriteString(clean(more, max(0, messageLength-b.Len()-len(tail))))
 	b.WriteString(tail)
 	return clean(b.String(), messageLength)
+}
+
+// adviceText names the version to use instead, if one is known.
+func adviceText(d pratique.Decision) string {
+	switch a := d.Advice; {
+	case a == nil:
+		return ""
+	case pratique.ValidTag(a.Tag):
+		return " Newest version that may be pulled: " + clean(d.Ref.Repository(), 200) + ":" + clean(a.Tag, 128) + " ."
+	case a.Digest != "":
+		return " Newest version that may be pulled: " + clean(d.Ref.Repository(), 120) + "@" + clean(a.Digest.String(), 160) + " ."
+	}
+	return ""
+}
+
+// exception is the command that lifts the worst finding of a reason, or the
+// rule, in the repository asked for, and in words what that is. Both are empty
+// where an exception lifts nothing: what was not scanned whole, and what the gate
+// itself refuses. People paste the command: what an image may have named goes
+// into it only in characters that no shell reads.
+func exception(ref pratique.Ref, r pratique.Reason) (what, command string) {
+	flag := ""
+	switch {
+	case r.Policy == "" || r.Policy == "gate" || r.Rule == "default" || unscannable(r):
+		return "", ""
+	case len(r.Findings) > 0:
+		what, flag = r.Findings[0].ID, "--finding"
+	default:
+		what, flag = r.Policy+"/"+r.Rule, "--rule"
+	}
+	if !plainWord(what) || !plainWord(ref.Repository()) {
+		return "", ""
+	}
+	return what, fmt.Sprintf(`pratique exception create %s %s --repository %s --expires 14d --reason "..."`, flag, what, ref.Repository())
+}
+
+// unscannable reports whether a reason is about the scan itself.
+func unscannable(r pratique.Reason) bool {
+	switch r.Rule {
+	case "unscanned", "incomplete", "scanFailed":
+		return true
+	}
+	return r.State != pratique.StateUnknown && r.State != pratique.StateScanned
+}
+
+// plainWord reports whether s is one word to every shell.
+func plainWord(s string) bool {
+	return s != "" && s[0] != '-' && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._:/@+-", r)
+	})
 }
 
 // findingsText lists the worst findings that fit into room, at least one.
@@ -149,7 +229,11 @@ func warningTexts(v pratique.Verdict) []string {
 		if r.Action != pratique.OutcomeWarn || len(out) == detailReasons {
 			continue
 		}
-		text := "rule " + ruleName(r) + ": " + clean(r.Message, 120)
+		text := "rule " + ruleName(r) + ": "
+		if !r.GraceEnds.IsZero() {
+			text += "refused from " + r.GraceEnds.UTC().Format("2006-01-02 15:04 UTC") + " on: "
+		}
+		text += clean(r.Message, 120)
 		if len(r.Findings) > 0 {
 			text += ": " + findingsText(r.Findings, 160)
 		}
@@ -160,9 +244,12 @@ func warningTexts(v pratique.Verdict) []string {
 
 // detail is the same for a program, bounded.
 func detail(d pratique.Decision) *Refusal {
-	r := &Refusal{Ref: d.Ref.String(), Digest: d.Image.Digest, Verdict: d.Verdict}
+	r := &Refusal{Ref: d.Ref.String(), Digest: d.Image.Digest, Verdict: d.Verdict, Advice: d.Advice}
 	r.Verdict.Reasons = nil
-	for _, reason := range denying(d.Verdict.Reasons) {
+	for i, reason := range denying(d.Verdict.Reasons) {
+		if i == 0 {
+			_, r.Exception = exception(d.Ref, reason)
+		}
 		for _, f := range reason.Findings {
 			if len(r.Findings) < detailFindings {
 				r.Findings = append(r.Findings, f)

@@ -39,6 +39,7 @@ func TestRefusalGolden(t *testing.T) {
 		pratique.Reason{Policy: "default", Rule: "secrets", Action: pratique.OutcomeWarn, Message: "1 secret"},
 		pratique.Reason{Policy: "strict", Rule: "end-of-life", Message: "debian 10 is past its end of life"},
 	)
+	d.Advice = &pratique.Newer{Tag: "1.4.9", Level: pratique.LevelPatch, Compliant: true}
 	body, err := encode(errorBody(refused(d, "")))
 	if err != nil {
 		t.Fatal(err)
@@ -46,8 +47,10 @@ func TestRefusalGolden(t *testing.T) {
 	const want = `{"errors":[{"code":"DENIED","message":"refused by rule default/fixable-critical: ` +
 		`CVE-2024-3094 liblzma5 5.6.0-0.2 -> 5.6.1+really5.4.5-1, CVE-2022-0778 libssl3 3.0.1-1 -> 3.0.2-0ubuntu1.2, ` +
 		`GHSA-jfh8-c2jp-5v3q org.apache.logging.log4j:log4j-core 2.14.1 -> 2.15.0 and 2 more; verdict 3fa9c1d2e4b0. ` +
+		`Newest version that may be pulled: docker.io/library/app:1.4.9 . ` +
+		`To except CVE-2024-3094: pratique exception create --finding CVE-2024-3094 --repository docker.io/library/app --expires 14d --reason \"...\" . ` +
 		`5 fixable vulnerabilities of severity CRITICAL. Also rule strict/end-of-life: debian 10 is past its end of life. ` +
-		`Details: pratique check docker.io/library/app:1.4@` + hexDigest + ` . ` + defaultHelp + `","detail":`
+		`Details: pratique check --verdict 3fa9c1d2e4b0 . ` + defaultHelp + `","detail":`
 	if !strings.HasPrefix(string(body), want) {
 		t.Errorf("body (-want +got):\n%s", cmp.Diff(want, string(body)))
 	}
@@ -60,7 +63,9 @@ func TestRefusalGolden(t *testing.T) {
 					ID, Outcome string
 					Reasons     []map[string]any
 				}
-				Findings []pratique.Finding
+				Findings  []pratique.Finding
+				Advice    pratique.Newer
+				Exception string
 			}
 		}
 	}
@@ -68,8 +73,68 @@ func TestRefusalGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := doc.Errors[0].Detail
-	if got.Verdict.Outcome != "deny" || got.Verdict.ID != "3fa9c1d2e4b0" || len(got.Verdict.Reasons) != 2 || len(got.Findings) != 5 || got.Digest != hexDigest {
+	if got.Verdict.Outcome != "deny" || got.Verdict.ID != "3fa9c1d2e4b0" || len(got.Verdict.Reasons) != 2 || len(got.Findings) != 5 || got.Digest != hexDigest ||
+		got.Advice.Tag != "1.4.9" || !strings.HasPrefix(got.Exception, "pratique exception create --finding CVE-2024-3094 ") {
 		t.Errorf("detail = %+v", got)
+	}
+}
+
+// The command is pasted into a shell: it is there whole, of plain words, and
+// only where it helps.
+func TestRefusalException(t *testing.T) {
+	finding := func(id string) pratique.Reason {
+		return pratique.Reason{Policy: "p", Rule: "r", Message: "m", Findings: []pratique.Finding{{ID: id, Kind: pratique.KindLicense, Package: "x"}}}
+	}
+	const repo = " --repository docker.io/library/app --expires 14d --reason \"...\""
+	tests := []struct {
+		name   string
+		repo   string
+		reason pratique.Reason
+		want   string
+	}{
+		{"a finding", "", finding("CVE-2024-3094"), "pratique exception create --finding CVE-2024-3094" + repo},
+		{"a rule", "", pratique.Reason{Policy: "p", Rule: "end-of-life", Message: "m"}, "pratique exception create --rule p/end-of-life" + repo},
+		{"a shell's own characters", "", finding("GPL-3.0$(rm -rf ~)"), ""},
+		{"a quote", "", finding("x';reboot"), ""},
+		{"a flag", "", finding("--digest"), ""},
+		{"a line", "", finding("CVE-1\nreboot"), ""},
+		{"nothing", "", finding(""), ""},
+		{"the gate's own", "", pratique.Reason{Policy: "gate", Rule: "foreign-layer", Message: "m"}, ""},
+		{"no policy", "", pratique.Reason{Rule: "default", Message: "m"}, ""},
+		{"the default", "", pratique.Reason{Policy: "p", Rule: "default", Message: "m"}, ""},
+		{"not scanned", "", pratique.Reason{Policy: "p", Rule: "unscanned", Message: "m"}, ""},
+		{"scan failed, by a rule of another name", "", pratique.Reason{Policy: "p", Rule: "mine", State: pratique.StateFailed, Message: "m"}, ""},
+		{"a name without room", strings.Repeat("a/", 120) + "x", finding("CVE-1"), ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := decision(tt.reason)
+			if tt.repo != "" {
+				d.Ref.Repo = tt.repo
+			}
+			text := refusalText(d, "")
+			if tt.want == "" && strings.Contains(text, "pratique exception") || !strings.Contains(text, tt.want) {
+				t.Errorf("%q does not say %q", text, tt.want)
+			}
+		})
+	}
+}
+
+func TestRefusalAdvice(t *testing.T) {
+	d := decision(pratique.Reason{Policy: "p", Rule: "r", Message: "m"})
+	for _, tt := range []struct {
+		advice *pratique.Newer
+		want   string
+	}{
+		{nil, "; verdict 3fa9c1d2e4b0. To except"},
+		{&pratique.Newer{Tag: "1.5"}, "; verdict 3fa9c1d2e4b0. Newest version that may be pulled: docker.io/library/app:1.5 . "},
+		{&pratique.Newer{Digest: hexDigest}, "; verdict 3fa9c1d2e4b0. Newest version that may be pulled: docker.io/library/app@" + hexDigest + " . "},
+		{&pratique.Newer{Tag: "1.5 ; reboot"}, "; verdict 3fa9c1d2e4b0. To except"},
+	} {
+		d.Advice = tt.advice
+		if text := refusalText(d, ""); !strings.Contains(text, tt.want) {
+			t.Errorf("%+v: %q", tt.advice, text)
+		}
 	}
 }
 
@@ -123,6 +188,21 @@ func TestRefusalTextBounds(t *testing.T) {
 	}
 }
 
+func TestUndecidedEvidence(t *testing.T) {
+	d := decision()
+	d.Report.State = pratique.StateScanned
+	index := pratique.Decision{Ref: d.Ref, Children: []pratique.Decision{d, d}}
+	mixed := pratique.Decision{Ref: d.Ref, Children: []pratique.Decision{d, decision()}}
+	for _, tt := range []struct {
+		d    pratique.Decision
+		want string
+	}{{d, "verdict pending: "}, {index, "verdict pending: "}, {mixed, "scan pending: "}} {
+		if e := undecided(tt.d, time.Second, pratique.ErrPending); !strings.HasPrefix(e.Message, tt.want) {
+			t.Errorf("%q, want %q", e.Message, tt.want)
+		}
+	}
+}
+
 func TestUndecided(t *testing.T) {
 	e := undecided(decision(), 5*time.Second, pratique.ErrPending)
 	if code(e) != pendingCode || !e.Bare || e.RetryAfter != 5*time.Second || !strings.HasPrefix(e.Message, "scan pending: docker.io/library/app:1.4@"+hexDigest) {
@@ -135,7 +215,11 @@ func TestWarningTexts(t *testing.T) {
 		{Policy: "p", Rule: "secrets", Action: pratique.OutcomeWarn, Message: "1 secret", Findings: []pratique.Finding{{ID: "key", Kind: pratique.KindSecret, Path: "/a"}}},
 		{Policy: "p", Rule: "other", Action: pratique.OutcomeAllow, Message: "m"},
 	}}
-	if diff := cmp.Diff([]string{"rule p/secrets: 1 secret: key in /a"}, warningTexts(v)); diff != "" {
+	v.Reasons = append(v.Reasons, pratique.Reason{
+		Policy: "p", Rule: "old", Action: pratique.OutcomeWarn, Message: "1 vulnerability", GraceEnds: time.Date(2026, 12, 7, 1, 0, 0, 0, time.FixedZone("", 3600)),
+		Findings: []pratique.Finding{vulnerability("CVE-1", "a", "1", "2")},
+	})
+	if diff := cmp.Diff([]string{"rule p/secrets: 1 secret: key in /a", "rule p/old: refused from 2026-12-07 00:00 UTC on: 1 vulnerability: CVE-1 a 1 -> 2"}, warningTexts(v)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	v.Outcome = pratique.OutcomeAllow
