@@ -14,11 +14,10 @@ func NewExceptions(es []pratique.Exception) (*Exceptions, error) {
 	return &Exceptions{all: es}, nil
 }
 
-// Statements are VEX statements made ready to be asked. They never change; nil
-// holds none. Safe for concurrent use.
-type Statements struct {
-	all []pratique.Statement
+func (x *Exceptions) empty() bool { return x == nil || len(x.all) == 0 }
+
+func (x *Exceptions) lifts(*evaluation, *pratique.Finding) (pratique.Lift, bool) {
+	return pratique.Lift{}, false
 }
 
-// NewStatements indexes ss.
-func NewStatements(ss []pratique.Statement) *Statements { return &Statements{all: ss} }
+func (x *Exceptions) exempt(*evaluation) {}

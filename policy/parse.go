@@ -18,44 +18,64 @@ import (
 type document struct {
 	Pos     strictyaml.Pos
 	Name    string            `yaml:"name"`
+	Mode    modeWord          `yaml:"mode"`    // if missing, enforce
 	Default *pratique.Outcome `yaml:"default"` // if missing, deny
 	Rules   []ruleDocument    `yaml:"rules"`
 }
 
+// ruleDocument is a rule as written. The conditions among its fields are the
+// table of conditions: to add one, write its document and its condition in a
+// file of their own, and a line here.
 type ruleDocument struct {
 	Pos     strictyaml.Pos
-	Name    string            `yaml:"name"`
-	Match   *matchDocument    `yaml:"match"`  // if missing, every reference
-	Except  *matchDocument    `yaml:"except"` // if missing, none
-	Action  *pratique.Outcome `yaml:"action"`
-	Message string            `yaml:"message"` // if empty, one is made
+	Name    string         `yaml:"name"`
+	Match   *matchDocument `yaml:"match"`  // if missing, every reference
+	Except  *matchDocument `yaml:"except"` // if missing, none
+	Action  actionWord     `yaml:"action"`
+	Lifts   []string       `yaml:"lifts"`
+	Message string         `yaml:"message"` // if empty, one is made
+	Grace   any            `yaml:"grace"`   // a duration, or durations by severity
 
-	Vulnerability *vulnerabilityDocument `yaml:"vulnerability"`
-	Secret        *secretDocument        `yaml:"secret"`
-	EndOfLife     *emptyDocument         `yaml:"endOfLife"`
-	Unscanned     *emptyDocument         `yaml:"unscanned"`
-	Incomplete    *emptyDocument         `yaml:"incomplete"`
-	ScanFailed    *emptyDocument         `yaml:"scanFailed"`
-	Unsupported   *emptyDocument         `yaml:"unsupported"`
+	Always           *alwaysDocument           `yaml:"always"`
+	Vulnerability    *vulnerabilityDocument    `yaml:"vulnerability"`
+	Secret           *secretDocument           `yaml:"secret"`
+	Misconfiguration *misconfigurationDocument `yaml:"misconfiguration"`
+	License          *licenseDocument          `yaml:"license"`
+	EndOfLife        *endOfLifeDocument        `yaml:"endOfLife"`
+	Unscanned        *unscannedDocument        `yaml:"unscanned"`
+	Incomplete       *incompleteDocument       `yaml:"incomplete"`
+	ScanFailed       *scanFailedDocument       `yaml:"scanFailed"`
+	Unsupported      *unsupportedDocument      `yaml:"unsupported"`
 }
 
-type matchDocument struct {
-	Pos        strictyaml.Pos
-	Upstream   []string `yaml:"upstream"`
-	Repository []string `yaml:"repository"`
-	Tag        []string `yaml:"tag"`
+// modeWord is whether a policy is enforced.
+type modeWord string
+
+// UnmarshalText accepts the two words only.
+func (m *modeWord) UnmarshalText(b []byte) error {
+	if s := string(b); s != "enforce" && s != "warn" {
+		return fmt.Errorf("mode %q: want enforce or warn%s", b, didYouMean(s, "enforce", "warn"))
+	}
+	*m = modeWord(b)
+	return nil
 }
 
-type vulnerabilityDocument struct {
-	Severity severityWord `yaml:"severity"` // at least; if missing, any
-	Fixable  *bool        `yaml:"fixable"`  // only with a fix; if missing, with or without
-}
+// actionWord is what a rule does.
+type actionWord string
 
-type secretDocument struct {
-	Severity severityWord `yaml:"severity"` // at least; if missing, any
-}
+// actionExempt is the action that is no outcome: the rule lifts others.
+const actionExempt actionWord = "exempt"
 
-type emptyDocument struct{}
+// UnmarshalText accepts the four words only.
+func (a *actionWord) UnmarshalText(b []byte) error {
+	switch s := string(b); s {
+	case "deny", "warn", "allow", "exempt":
+		*a = actionWord(s)
+		return nil
+	default:
+		return fmt.Errorf("action %q: want deny, warn, allow or exempt%s", b, didYouMean(s, "deny", "warn", "allow", "exempt"))
+	}
+}
 
 // severityWord is a severity spelt exactly as the scanner spells it.
 type severityWord pratique.Severity
@@ -75,6 +95,14 @@ func (s *severityWord) UnmarshalText(b []byte) error {
 		hint = "; did you mean `" + up + "`?"
 	}
 	return fmt.Errorf("severity %q: want %s%s", b, strictyaml.List(words, "or"), hint)
+}
+
+// didYouMean is "; did you mean …?" when the word is close to a known one.
+func didYouMean(word string, known ...string) string {
+	if hint := strictyaml.Suggest(word, known); strings.Contains(hint, "did you mean") {
+		return hint
+	}
+	return ""
 }
 
 // namePattern keeps names fit for one line of text, a URL and a metric.
@@ -103,25 +131,35 @@ func (c *compiler) at(path string, otherwise strictyaml.Pos) strictyaml.Pos {
 	return otherwise
 }
 
-// compile reads one file. The position is that of its name.
-func compile(f File) (policy, strictyaml.Pos, error) {
+// failAt notes a mistake in the value of a key below p.
+func (c *compiler) failAt(p place, key, format string, args ...any) {
+	c.fail(c.at(p.path+"."+key, p.pos), format, args...)
+}
+
+// has reports whether the key below p is written.
+func (c *compiler) has(p place, key string) bool {
+	_, ok := c.positions[p.path+"."+key]
+	return ok
+}
+
+// compile reads one file.
+func compile(f File) (*policy, error) {
 	c := &compiler{doc: document{Pos: strictyaml.Pos{File: f.Name}}}
 	var err error
 	if c.positions, err = strictyaml.Decode(f.Name, f.Data, &c.doc); err != nil {
-		return policy{}, c.doc.Pos, err
+		return nil, err
 	}
-	pos := c.at("name", c.doc.Pos)
-	p := policy{name: c.doc.Name}
-	c.checkName(c.doc.Name, "the policy", pos)
+	p := &policy{name: c.doc.Name, pos: c.at("name", c.doc.Pos), warnOnly: c.doc.Mode == "warn"}
+	c.checkName(c.doc.Name, "the policy", p.pos)
 	if c.doc.Default != nil {
 		if p.standard = *c.doc.Default; p.standard == pratique.OutcomeWarn {
-			c.fail(c.at("default", pos), "default: want deny or allow; to warn, write a rule")
+			c.fail(c.at("default", p.pos), "default: want deny or allow; to warn, write a rule")
 		}
 	}
 	if len(c.doc.Rules) == 0 {
 		c.fail(c.at("rules", c.doc.Pos), "no rules: write at least one")
 	}
-	names, twins := make(map[string]strictyaml.Pos), make(map[string]string)
+	names := make(map[string]strictyaml.Pos)
 	for i := range c.doc.Rules {
 		d := &c.doc.Rules[i]
 		c.checkName(d.Name, "the rule", c.at(fmt.Sprintf("rules[%d].name", i), d.Pos))
@@ -129,15 +167,14 @@ func compile(f File) (policy, strictyaml.Pos, error) {
 			c.fail(d.Pos, "rule %q is already defined at %s", d.Name, first)
 		}
 		names[d.Name] = d.Pos
-		about := subject(*d)
-		if twin, ok := twins[about]; ok {
-			c.fail(d.Pos, "rule %q has the same condition, match and except as rule %q: one of them is never needed", d.Name, twin)
-		}
-		twins[about] = d.Name
-		p.rules = append(p.rules, c.rule(i, d))
+		p.rules = append(p.rules, c.rule(i, d, p))
 	}
-	slices.SortStableFunc(c.errs, byPosition)
-	return p, pos, errors.Join(c.errs...)
+	c.twins()
+	if len(c.errs) > 0 {
+		slices.SortStableFunc(c.errs, byPosition)
+		return nil, errors.Join(c.errs...)
+	}
+	return p, nil
 }
 
 func byPosition(a, b error) int {
@@ -157,10 +194,26 @@ func (c *compiler) checkName(name, what string, pos strictyaml.Pos) {
 	}
 }
 
+// twins refuses rules that are about the same thing.
+func (c *compiler) twins() {
+	seen := make(map[string]string)
+	for i := range c.doc.Rules {
+		d := &c.doc.Rules[i]
+		if d.Action == actionExempt {
+			continue
+		}
+		about := subject(*d)
+		if twin, ok := seen[about]; ok {
+			c.fail(d.Pos, "rule %q has the same condition, match and except as rule %q: one of them is never needed", d.Name, twin)
+		}
+		seen[about] = d.Name
+	}
+}
+
 // subject writes what a rule is about, so that rules which differ in name,
 // action and message only are alike.
 func subject(d ruleDocument) string {
-	d.Pos, d.Name, d.Action, d.Message = strictyaml.Pos{}, "", nil, ""
+	d.Pos, d.Name, d.Action, d.Message, d.Grace, d.Lifts = strictyaml.Pos{}, "", "", "", nil, nil
 	for _, m := range []**matchDocument{&d.Match, &d.Except} {
 		if *m != nil {
 			clean := **m
@@ -175,107 +228,50 @@ func subject(d ruleDocument) string {
 	return string(b)
 }
 
-func (c *compiler) rule(i int, d *ruleDocument) rule {
-	path := fmt.Sprintf("rules[%d]", i)
-	r := rule{name: d.Name, message: d.Message}
-	if d.Action == nil {
-		c.fail(d.Pos, "rule %q has no action: want deny, warn or allow", d.Name)
-	} else {
-		r.action = *d.Action
+func (c *compiler) rule(i int, d *ruleDocument, p *policy) rule {
+	at := place{fmt.Sprintf("rules[%d]", i), d.Pos}
+	r := rule{policy: p.name, name: d.Name, message: d.Message, exempts: d.Action == actionExempt, pos: d.Pos}
+	switch d.Action {
+	case "":
+		c.fail(d.Pos, "rule %q has no action: want deny, warn, allow or exempt", d.Name)
+	case "deny":
+		if r.action = pratique.OutcomeDeny; p.warnOnly {
+			r.action = pratique.OutcomeWarn
+		}
+	case actionExempt:
+		r.action = pratique.OutcomeAllow
+	default:
+		r.action = pratique.Outcome(d.Action)
 	}
 	if len(d.Message) > maxMessage || strings.ContainsFunc(d.Message, unicode.IsControl) {
-		c.fail(c.at(path+".message", d.Pos), "message: want one line of at most %d bytes", maxMessage)
+		c.failAt(at, "message", "message: want one line of at most %d bytes", maxMessage)
 	}
-	c.condition(&r, path, d)
-	r.words = r.wordings()
-	r.match = c.selector(d.Match, path+".match")
-	r.except = c.selector(d.Except, path+".except")
+	r.match = c.selector(d.Match, at.path+".match")
+	r.except = c.selector(d.Except, at.path+".except")
+	c.condition(&r, at, d)
+	c.exemption(&r, at, d)
+	c.grace(&r, at, d)
 	return r
 }
 
 // condition takes the one condition of a rule.
-func (c *compiler) condition(r *rule, path string, d *ruleDocument) {
-	conditions := []struct {
-		kind kind
-		set  bool
-	}{
-		{kindVulnerability, d.Vulnerability != nil},
-		{kindSecret, d.Secret != nil},
-		{kindEndOfLife, d.EndOfLife != nil},
-		{kindUnscanned, d.Unscanned != nil},
-		{kindIncomplete, d.Incomplete != nil},
-		{kindScanFailed, d.ScanFailed != nil},
-		{kindUnsupported, d.Unsupported != nil},
+func (c *compiler) condition(r *rule, at place, d *ruleDocument) {
+	there, keys := d.conditions()
+	for _, w := range there {
+		r.kind = w.kind
+		path := at.path + "." + string(w.kind)
+		r.condition = w.document.compile(c, place{path, c.at(path, at.pos)})
 	}
-	var all, set []string
-	for _, k := range conditions {
-		all = append(all, string(k.kind))
-		if k.set {
-			set = append(set, string(k.kind))
-			r.kind = k.kind
+	switch {
+	case len(there) > 1:
+		var set []string
+		for _, w := range there {
+			set = append(set, string(w.kind))
 		}
-	}
-	switch len(set) {
-	case 0:
-		c.fail(d.Pos, "rule %q has no condition: want one of %s", d.Name, strictyaml.List(all, "or"))
-	case 1:
-	default:
 		c.fail(d.Pos, "rule %q has the conditions %s: write a rule for each", d.Name, strictyaml.List(set, "and"))
+	case len(there) == 0 && r.exempts:
+		r.kind, r.condition = kindAlways, always{}
+	case len(there) == 0:
+		c.fail(d.Pos, "rule %q has no condition: want one of %s", d.Name, strictyaml.List(keys, "or"))
 	}
-	if v := d.Vulnerability; v != nil {
-		r.minRank = pratique.Severity(v.Severity).Rank()
-		if v.Fixable != nil {
-			if r.fixable = *v.Fixable; !r.fixable {
-				c.fail(c.at(path+".vulnerability.fixable", d.Pos), "fixable: false is ambiguous; leave it out to mean findings with and without a fix")
-			}
-		}
-	}
-	if s := d.Secret; s != nil {
-		r.minRank = pratique.Severity(s.Severity).Rank()
-	}
-}
-
-func (c *compiler) selector(d *matchDocument, path string) *selector {
-	if d == nil {
-		return nil
-	}
-	var s selector
-	lists := []struct {
-		key   string
-		in    []string
-		out   *globs
-		chars string
-	}{
-		{"upstream", d.Upstream, &s.upstream, keyChars},
-		{"repository", d.Repository, &s.repository, repoChars},
-		{"tag", d.Tag, &s.tag, tagChars},
-	}
-	empty := true
-	for _, l := range lists {
-		at := path + "." + l.key
-		pos, given := c.positions[at]
-		if !given {
-			continue
-		}
-		empty = false
-		if len(l.in) == 0 {
-			c.fail(pos, "%s: an empty list fits nothing", l.key)
-		}
-		for i, pattern := range l.in {
-			pos := c.at(fmt.Sprintf("%s[%d]", at, i), pos)
-			g, err := glob(pattern)
-			if err == nil {
-				err = reachable(pattern, l.chars)
-			}
-			if err != nil {
-				c.fail(pos, "%s: %s", l.key, err)
-				continue
-			}
-			*l.out = append(*l.out, g)
-		}
-	}
-	if empty {
-		c.fail(d.Pos, "%s names nothing: want upstream, repository or tag", path[strings.LastIndexByte(path, '.')+1:])
-	}
-	return &s
 }

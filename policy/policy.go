@@ -20,14 +20,18 @@ type File struct {
 // Set is the policies in force. Each judges on its own; the strictest outcome
 // is the set's. A nil Set and the zero Set refuse everything.
 type Set struct {
-	policies []policy
+	policies []*policy
+	exempts  []*rule // of all policies
 	version  string
+	needs    Needs
 }
 
 // policy is one compiled file.
 type policy struct {
 	name     string
+	pos      strictyaml.Pos   // of the name
 	standard pratique.Outcome // when no rule matches
+	warnOnly bool             // mode: warn
 	rules    []rule
 }
 
@@ -45,22 +49,36 @@ func Load(files ...File) (*Set, error) {
 	var errs []error
 	names := make(map[string]strictyaml.Pos)
 	for _, f := range files {
-		p, pos, err := compile(f)
+		p, err := compile(f)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		if first, ok := names[p.name]; ok {
-			errs = append(errs, &strictyaml.Error{Pos: pos, Message: fmt.Sprintf("policy %q is already defined at %s", p.name, first)})
+			errs = append(errs, &strictyaml.Error{Pos: p.pos, Message: fmt.Sprintf("policy %q is already defined at %s", p.name, first)})
 			continue
 		}
-		names[p.name] = pos
-		set.policies = append(set.policies, p)
+		names[p.name] = p.pos
+		set.add(p)
+	}
+	if len(errs) == 0 {
+		errs = set.resolve()
 	}
 	if len(errs) > 0 {
 		return nil, &loadError{errors.Join(errs...)}
 	}
 	return set, nil
+}
+
+func (s *Set) add(p *policy) {
+	s.policies = append(s.policies, p)
+	for i := range p.rules {
+		r := &p.rules[i]
+		s.needs |= r.needs()
+		if r.exempts {
+			s.exempts = append(s.exempts, r)
+		}
+	}
 }
 
 // loadError marks mistakes as pratique.ErrInvalid without adding words.
@@ -89,12 +107,17 @@ func (s *Set) Version() string {
 	return s.version
 }
 
-// ReadsClient reports whether a verdict may depend on Facts.Client: no rule does
-// yet. Who remembers verdicts has to tell clients apart when it does.
+// ReadsClient reports whether a verdict may depend on Facts.Client. Who remembers
+// verdicts has to tell clients apart when it does.
 func (s *Set) ReadsClient() bool { return s.Needs().Has(NeedClient) }
 
 // Needs are the facts that a verdict of this set may depend on.
-func (s *Set) Needs() Needs { return 0 }
+func (s *Set) Needs() Needs {
+	if s == nil {
+		return 0
+	}
+	return s.needs
+}
 
 // Decide judges. All rules of all policies are evaluated. Within a policy deny
 // beats warn beats allow, and its default decides when no rule matched; between
@@ -104,22 +127,23 @@ func (s *Set) Needs() Needs { return 0 }
 func (s *Set) Decide(f Facts) pratique.Verdict {
 	v := pratique.Verdict{Policy: s.Version()}
 	if s == nil || len(s.policies) == 0 {
-		v.Reasons = []pratique.Reason{{Rule: "default", Message: "no policy is loaded, so nothing is served"}}
-		v.ID = verdictID(&f, &v)
+		v.Reasons = []pratique.Reason{{Rule: ruleDefault, Message: "no policy is loaded, so nothing is served"}}
+		v.ID = verdictID(&f, &v, 0)
 		return v
 	}
-	t := newTally(f.findings())
-	state := f.state()
+	e := newEvaluation(&f)
+	s.exempt(e)
+	e.exceptRules()
 	outcome := pratique.OutcomeAllow
 	reasons := make([]pratique.Reason, 0, 4)
-	for i := range s.policies {
-		p := &s.policies[i]
+	for _, p := range s.policies {
 		before := len(reasons)
-		reasons = p.judge(&f, state, &t, reasons)
+		reasons = p.judge(e, reasons)
 		outcome = strictest(outcome, reasonsOutcome(reasons[before:]))
 	}
-	v.Outcome, v.Reasons = outcome, inOrder(reasons, outcome)
-	v.ID = verdictID(&f, &v)
+	v.Outcome, v.Reasons, v.Until = outcome, inOrder(reasons, outcome), e.until
+	v.Lifted = e.liftedFrom(s)
+	v.ID = verdictID(&f, &v, e.mark)
 	return v
 }
 
@@ -138,39 +162,6 @@ func inOrder(reasons []pratique.Reason, outcome pratique.Outcome) []pratique.Rea
 		}
 	}
 	return out
-}
-
-// judge appends the policy's reasons, of which there is always at least one.
-func (p *policy) judge(f *Facts, state pratique.State, t *tally, reasons []pratique.Reason) []pratique.Reason {
-	before := len(reasons)
-	named := false // a rule about this very state of the scan applies
-	met := kindOf(state)
-	for i := range p.rules {
-		r := &p.rules[i]
-		if !r.holds(f, state, t) || !r.selects(&f.Ref) {
-			continue
-		}
-		named = named || r.kind == met
-		reasons = append(reasons, r.reason(p.name, f, state, t))
-	}
-	if met.guarded() && !named {
-		reasons = append(reasons, pratique.Reason{
-			Policy:  p.name,
-			Rule:    string(met),
-			Action:  pratique.OutcomeDeny,
-			Message: stateText(state, f.Report.Problems),
-			State:   state,
-		})
-	}
-	if len(reasons) == before {
-		reasons = append(reasons, pratique.Reason{
-			Policy:  p.name,
-			Rule:    "default",
-			Action:  p.standard,
-			Message: "no rule matched; the policy's default is " + p.standard.String(),
-		})
-	}
-	return reasons
 }
 
 // strictness orders outcomes; any word that is none of the three denies.
@@ -204,19 +195,40 @@ func reasonsOutcome(rs []pratique.Reason) pratique.Outcome {
 	return out
 }
 
-// verdictID names a verdict: the same image, report, policies and outcome give
-// the same id, in every replica and after a restart.
-func verdictID(f *Facts, v *pratique.Verdict) string {
-	b := make([]byte, 0, 512)
-	for _, s := range [...]string{
-		f.Image.Digest.String(), string(f.Report.State), f.Report.Engine.Version, f.Report.Engine.Analyzer,
-		f.Report.Engine.Database.String(), v.Policy, string(v.Outcome),
-	} {
-		b = append(b, s...)
-		b = append(b, 0)
-	}
+// verdictID names a verdict: the same image, report, policies, outcome and
+// substance of its reasons give the same id, in every replica and after a
+// restart. Texts, which tell the time, are no part of it.
+func verdictID(f *Facts, v *pratique.Verdict, mark uint64) string {
+	b := make([]byte, 0, 2048)
+	add := func(s string) { b = append(append(b, s...), 0) }
+	add(f.Image.Digest.String())
+	add(string(f.Report.State))
+	add(f.Report.Engine.Version)
+	add(f.Report.Engine.Analyzer)
+	add(f.Report.Engine.Database.String())
+	add(v.Policy)
+	add(string(v.Outcome))
 	if !f.Report.ScannedAt.IsZero() {
-		b = binary.BigEndian.AppendUint64(b, uint64(f.Report.ScannedAt.UnixNano()))
+		b = binary.BigEndian.AppendUint64(b, uint64(f.Report.ScannedAt.UnixNano())) //nolint:gosec // a hash's input
+	}
+	b = binary.BigEndian.AppendUint64(b, mark)
+	for i := range v.Reasons {
+		r := &v.Reasons[i]
+		add(r.Policy)
+		add(r.Rule)
+		add(string(r.Action))
+		b = binary.BigEndian.AppendUint64(b, uint64(len(r.Findings)))
+		if !r.GraceEnds.IsZero() {
+			b = binary.BigEndian.AppendUint64(b, uint64(r.GraceEnds.UnixNano())) //nolint:gosec // a hash's input
+		}
+	}
+	for i := range v.Lifted {
+		l := &v.Lifted[i]
+		add(l.Policy)
+		add(l.Rule)
+		add(l.Finding)
+		add(l.Package)
+		add(l.By)
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:6])

@@ -1,159 +1,105 @@
 package policy
 
 import (
-	"fmt"
-	"strconv"
 	"strings"
 	"unicode"
 
 	"pratique"
+	"pratique/internal/strictyaml"
 )
-
-// kind is the condition a rule is about; the words are those of the file.
-type kind string
-
-const (
-	kindVulnerability kind = "vulnerability"
-	kindSecret        kind = "secret"
-	kindEndOfLife     kind = "endOfLife"
-	kindUnscanned     kind = "unscanned"
-	kindIncomplete    kind = "incomplete"
-	kindScanFailed    kind = "scanFailed"
-	kindUnsupported   kind = "unsupported"
-)
-
-// kindOf names the condition that a state of a report meets; a scanned image
-// meets none.
-func kindOf(s pratique.State) kind {
-	switch s {
-	case pratique.StateScanned:
-		return ""
-	case pratique.StateIncomplete:
-		return kindIncomplete
-	case pratique.StateFailed:
-		return kindScanFailed
-	case pratique.StateUnsupported:
-		return kindUnsupported
-	default:
-		return kindUnscanned
-	}
-}
-
-// guarded kinds are refused even when no rule mentions them (law 2); a rule of
-// the very kind is the only thing that lifts this.
-func (k kind) guarded() bool {
-	return k == kindUnscanned || k == kindIncomplete || k == kindScanFailed
-}
 
 // rule is one compiled rule.
 type rule struct {
-	name    string
-	action  pratique.Outcome
-	message string
-	kind    kind
-	match   *selector
-	except  *selector
-
-	// Of vulnerability and secret.
-	minRank int
-	fixable bool
-	words   [2]string // see wordings
+	policy, name string
+	pos          strictyaml.Pos
+	action       pratique.Outcome // after the policy's mode
+	exempts      bool             // lifts others; action does not count
+	lifts        []string         // of an exempt rule, as POLICY/RULE
+	message      string
+	kind         kind
+	condition    condition
+	match        *selector
+	except       *selector
+	grace        *grace
 }
 
 // lenient rules let through what would otherwise be refused: they need to be
 // sure that they are meant, where the others need to be sure that they are not.
 func (r *rule) lenient() bool {
-	return r.action == pratique.OutcomeAllow || r.action == pratique.OutcomeWarn && r.kind.guarded()
+	return r.exempts || r.action == pratique.OutcomeAllow || r.action == pratique.OutcomeWarn && r.kind.guarded()
 }
 
-// selects reports whether the rule is about this reference at all. What the
-// client did not say (its tag) never helps it: a lenient rule that wants a tag
-// does not apply then, a strict one does.
-func (r *rule) selects(ref *pratique.Ref) bool {
-	doubt := !r.lenient()
-	if r.match != nil && !r.match.selects(ref, doubt) {
-		return false
-	}
-	return r.except == nil || !r.except.selects(ref, !doubt)
-}
-
-// holds reports whether the rule's condition is met.
-func (r *rule) holds(f *Facts, state pratique.State, t *tally) bool {
-	switch r.kind {
-	case kindVulnerability:
-		return t.count(vulnerabilities, r.minRank, r.fixable) > 0
-	case kindSecret:
-		return t.count(secrets, r.minRank, false) > 0
-	case kindEndOfLife:
-		return f.Report.EOL
-	default:
-		return kindOf(state) == r.kind
-	}
-}
-
-// reason is the rule's part in a verdict, its condition being met.
-func (r *rule) reason(policy string, f *Facts, state pratique.State, t *tally) pratique.Reason {
-	out := pratique.Reason{Policy: policy, Rule: r.name, Action: r.action, Message: r.message}
-	switch r.kind {
-	case kindVulnerability:
-		out.Findings = t.worst(vulnerabilities, r.minRank, r.fixable)
-	case kindSecret:
-		out.Findings = t.worst(secrets, r.minRank, false)
-	case kindEndOfLife:
-	default:
-		out.State = state
-	}
-	if out.Message != "" {
-		return out
-	}
-	switch r.kind {
-	case kindVulnerability, kindSecret:
-		out.Message = r.describe(len(out.Findings))
-	case kindEndOfLife:
-		out.Message = endOfLifeText(f.Report.OS)
-	default:
-		out.Message = stateText(state, f.Report.Problems)
-	}
-	return out
-}
-
-// describe words a rule about findings, n of which met it.
-func (r *rule) describe(n int) string {
-	word := r.words[1]
-	if n == 1 {
-		word = r.words[0]
-	}
-	return strconv.Itoa(n) + word
-}
-
-// wordings are what describe writes after the number: for one finding and for
-// several.
-func (r *rule) wordings() [2]string {
-	out := [2]string{"vulnerability", "vulnerabilities"}
-	if r.kind == kindSecret {
-		out = [2]string{"secret", "secrets"}
-	}
-	for i := range out {
-		if r.fixable {
-			out[i] = "fixable " + out[i]
+// selects tells whether the rule is about this reference, image and client at
+// all. What the client did not say (its tag) never helps it: where the answer is
+// unknown a lenient rule does not apply, a strict one does.
+func (r *rule) selects(e *evaluation) (truth, string) {
+	sure, missing := yes, ""
+	if r.match != nil {
+		if sure, missing = r.match.selects(e); sure == no {
+			return no, ""
 		}
-		switch r.minRank {
-		case 0:
-		case pratique.SeverityCritical.Rank():
-			out[i] += " of severity CRITICAL"
-		default:
-			out[i] += " of severity " + string(severities[r.minRank]) + " or above"
-		}
-		out[i] = " " + out[i]
 	}
-	return out
+	if r.except != nil {
+		t, m := r.except.selects(e)
+		if t == unknown {
+			missing = m
+		}
+		sure = sure.and(t.not())
+	}
+	return sure, missing
 }
 
-func endOfLifeText(os pratique.OS) string {
-	if !os.Detected() {
-		return "the operating system release is past its end of life"
+// ask tells whether the rule is met, the reference and the condition together.
+func (r *rule) ask(e *evaluation) match {
+	sure, missing := r.selects(e)
+	if sure == no {
+		return match{met: no}
 	}
-	return oneLine(os.Family+" "+os.Name) + " is past its end of life: new vulnerabilities are not fixed, and often not listed"
+	m := r.condition.meets(e)
+	e.next(m.changes)
+	m.met = m.met.and(sure)
+	if m.missing == "" {
+		m.missing = missing
+	}
+	return m
+}
+
+// applies reports whether the rule has a part in the verdict.
+func (r *rule) applies(m *match) bool { return m.met == yes || m.met == unknown && !r.lenient() }
+
+// reasons appends the rule's part in a verdict, which it applies to. Within its
+// grace that is a warning, beside the refusal for what has none.
+func (r *rule) reasons(e *evaluation, m *match, out []pratique.Reason) []pratique.Reason {
+	if r.grace == nil || r.action != pratique.OutcomeDeny {
+		return append(out, r.reason(e, m, r.action))
+	}
+	refused, warned, ends := r.grace.split(e, r, m)
+	if warned.met == no {
+		return append(out, r.reason(e, m, r.action))
+	}
+	e.next(ends)
+	if refused.met != no {
+		out = append(out, r.reason(e, &refused, r.action))
+	}
+	reason := r.reason(e, &warned, pratique.OutcomeWarn)
+	reason.GraceEnds = ends
+	reason.Message += "; it was served here before, and is refused from " + moment(ends) + " on"
+	return append(out, reason)
+}
+
+func (r *rule) reason(e *evaluation, m *match, action pratique.Outcome) pratique.Reason {
+	out := pratique.Reason{Policy: r.policy, Rule: r.name, Action: action, Message: r.message, Findings: m.findings}
+	if _, ok := r.condition.(ofState); ok {
+		out.State = e.state
+	}
+	if out.Message == "" {
+		out.Message = r.condition.text(e, m)
+	}
+	if m.missing != "" {
+		out.Message += " (not known: " + m.missing + ")"
+	}
+	e.mark = scatter(e.mark ^ m.mark)
+	return out
 }
 
 // maxQuoted bounds what a reason quotes from an image, in bytes.
@@ -174,38 +120,28 @@ func oneLine(s string) string {
 	return s
 }
 
-// stateText says what is known of a scan that is not whole.
-func stateText(s pratique.State, problems []pratique.Problem) string {
-	var text string
-	switch s {
-	case pratique.StatePending:
-		return "the scan has not finished yet"
-	case pratique.StateIncomplete:
-		text = "the scan is incomplete"
-	case pratique.StateFailed:
-		text = "the scan failed"
-	case pratique.StateUnsupported:
-		text = "nothing in it that the scanner reads"
-	default:
-		return "not scanned"
+// readsFindings reports whether findings that are lifted may keep the rule from
+// being met.
+func (r *rule) readsFindings() bool {
+	switch c := r.condition.(type) {
+	case *ofFindings:
+		return true
+	case interface{ readsFindings() bool }:
+		return c.readsFindings()
 	}
-	if len(problems) == 0 {
-		return text
+	return false
+}
+
+// needs are the facts that the rule reads.
+func (r *rule) needs() Needs {
+	out := r.condition.needs()
+	if r.grace != nil {
+		out |= r.grace.needs()
 	}
-	p := problems[0]
-	for _, q := range problems {
-		if q.Fatal {
-			p = q
-			break
+	for _, s := range []*selector{r.match, r.except} {
+		if s != nil && s.client != nil {
+			out |= NeedClient
 		}
 	}
-	quoted := p.Message
-	if p.Source != "" {
-		quoted = p.Source + ": " + quoted
-	}
-	text += ": " + oneLine(quoted)
-	if more := len(problems) - 1; more > 0 {
-		text += fmt.Sprintf(" (and %d more)", more)
-	}
-	return text
+	return out
 }

@@ -1,122 +1,219 @@
 package policy
 
 import (
-	"errors"
 	"fmt"
-	"regexp"
+	"net/netip"
 	"strings"
 
 	"pratique"
+	"pratique/internal/strictyaml"
 )
 
-// selector says which references a rule is about: every list that is there must
-// hold a glob that fits.
-type selector struct {
-	upstream, repository, tag globs
+// matchDocument is a match or except as written.
+type matchDocument struct {
+	Pos          strictyaml.Pos
+	Upstream     []string `yaml:"upstream"`
+	Repository   []string `yaml:"repository"`
+	Tag          []string `yaml:"tag"`
+	Platform     []string `yaml:"platform"`
+	ArtifactType []string `yaml:"artifactType"`
+	Client       []string `yaml:"client"`
 }
 
-// selects reports whether ref is meant; doubt is the answer where ref does not
-// say what is asked.
-func (s *selector) selects(ref *pratique.Ref, doubt bool) bool {
+// selector says which references, images and clients a rule is about: every list
+// that is there must hold something that fits.
+type selector struct {
+	upstream, repository, tag, artifactType globs
+	platform                                []pratique.Platform
+	client                                  []netip.Prefix
+}
+
+// Facts that a selector may miss, as a message names them.
+const (
+	missingTag      = "the tag, because the pull is by digest"
+	missingPlatform = "the image's platform"
+	missingArtifact = "the artifact's type"
+	missingClient   = "the client's address"
+)
+
+// selects tells whether all of this is meant, and which fact is missing when
+// that is not known.
+func (s *selector) selects(e *evaluation) (truth, string) {
+	ref := &e.facts.Ref
 	if s.upstream != nil && !s.upstream.match(ref.Registry) {
-		return false
+		return no, ""
 	}
 	if s.repository != nil && !s.repository.match(ref.Repo) {
-		return false
+		return no, ""
 	}
-	switch {
+	sure, missing := yes, ""
+	for _, ask := range [...]func(*evaluation) (truth, string){s.selectsTag, s.selectsArtifact, s.selectsPlatform, s.selectsClient} {
+		switch t, m := ask(e); t {
+		case no:
+			return no, ""
+		case unknown:
+			sure, missing = unknown, m
+		}
+	}
+	return sure, missing
+}
+
+func (s *selector) selectsTag(e *evaluation) (truth, string) {
+	switch tag := e.facts.Ref.Tag; {
 	case s.tag == nil:
-		return true
-	case ref.Tag == "":
-		return doubt
+		return yes, ""
+	case tag == "":
+		return unknown, missingTag
+	default:
+		return truthOf(s.tag.match(tag)), ""
 	}
-	return s.tag.match(ref.Tag)
 }
 
-// pattern is a compiled glob. Its literal beginning is tried first, which
-// settles most comparisons.
-type pattern struct {
-	prefix string
-	rest   *regexp.Regexp // nil when the pattern is all literal
-}
-
-func (p pattern) match(s string) bool {
-	if p.rest == nil {
-		return s == p.prefix
+func (s *selector) selectsArtifact(e *evaluation) (truth, string) {
+	if s.artifactType == nil {
+		return yes, ""
 	}
-	rest, ok := strings.CutPrefix(s, p.prefix)
-	return ok && p.rest.MatchString(rest)
+	kind := artifactType(&e.facts.Image)
+	if kind == "" {
+		return unknown, missingArtifact
+	}
+	return truthOf(s.artifactType.match(kind)), ""
 }
 
-type globs []pattern
+// artifactType of a manifest that names none is the media type of its config
+// (OCI image-spec 1.1, "Guidelines for artifact usage").
+func artifactType(i *pratique.Image) string {
+	if i.ArtifactType != "" {
+		return i.ArtifactType
+	}
+	return i.Config.MediaType
+}
 
-func (gs globs) match(s string) bool {
-	for _, g := range gs {
-		if g.match(s) {
-			return true
+func (s *selector) selectsPlatform(e *evaluation) (truth, string) {
+	if s.platform == nil {
+		return yes, ""
+	}
+	p, known := e.platform()
+	if !known {
+		return unknown, missingPlatform
+	}
+	for _, w := range s.platform {
+		if p.Matches(w) {
+			return yes, ""
 		}
 	}
-	return false
+	return no, ""
 }
 
-// glob compiles a pattern: * is any run of characters but "/", ** any run, ? any
-// one character but "/". Everything else is itself.
-func glob(text string) (pattern, error) {
-	if text == "" {
-		return pattern{}, errors.New("an empty pattern fits nothing")
+// platform is what the image's config claims to run on.
+func (e *evaluation) platform() (pratique.Platform, bool) {
+	if e.facts.Report.Image != e.facts.Image.Digest {
+		return pratique.Platform{}, false
 	}
-	if len(text) > 512 {
-		return pattern{}, errors.New("a pattern is at most 512 characters long")
+	p := e.facts.Report.Config.Platform
+	return p, p.OS != "" && p.Architecture != ""
+}
+
+func (s *selector) selectsClient(e *evaluation) (truth, string) {
+	if s.client == nil {
+		return yes, ""
 	}
-	i := strings.IndexAny(text, "*?")
-	if i < 0 {
-		return pattern{prefix: text}, nil
+	addr := e.facts.Client.Unmap().WithZone("")
+	if !addr.IsValid() {
+		return unknown, missingClient
 	}
-	p := pattern{prefix: text[:i]}
-	var b strings.Builder
-	b.WriteString(`\A(?s:`)
-	for ; i < len(text); i++ {
-		switch c := text[i]; {
-		case strings.HasPrefix(text[i:], "**"):
-			b.WriteString(`.*`)
-			i++
-		case c == '*':
-			b.WriteString(`[^/]*`)
-		case c == '?':
-			b.WriteString(`[^/]`)
-		default:
-			b.WriteString(regexp.QuoteMeta(text[i : i+1]))
+	for _, p := range s.client {
+		if p.Contains(addr) {
+			return yes, ""
 		}
 	}
-	b.WriteString(`)\z`)
-	var err error
-	p.rest, err = regexp.Compile(b.String())
-	return p, err
+	return no, ""
 }
 
-// Characters of which the things that globs are held against are made. A
-// pattern with any other can never fit, so it is a mistake.
-const (
-	lower     = "abcdefghijklmnopqrstuvwxyz0123456789"
-	repoChars = lower + "._-/"
-	keyChars  = lower + "._-"
-	tagChars  = lower + "ABCDEFGHIJKLMNOPQRSTUVWXYZ._-"
-)
-
-// reachable refuses a pattern that can fit nothing, with a hint.
-func reachable(pattern, chars string) error {
-	i := strings.IndexFunc(pattern, func(r rune) bool { return !strings.ContainsRune(chars+"*?", r) })
-	if i < 0 {
+// selector compiles a match or except.
+func (c *compiler) selector(d *matchDocument, path string) *selector {
+	if d == nil {
 		return nil
 	}
-	r := []rune(pattern[i:])[0]
-	switch {
-	case r == '[' || r == '{':
-		return fmt.Errorf("%q fits nothing: classes and alternatives are not supported; write a list of patterns", pattern)
-	case r == ':' && chars == repoChars:
-		return fmt.Errorf("%q fits nothing: a repository has no tag; write the tag under `tag`", pattern)
-	case r == '/' && chars == keyChars:
-		return fmt.Errorf("%q fits nothing: an upstream's key has no %q; write the rest under `repository`", pattern, r)
+	var s selector
+	lists := []struct {
+		key  string
+		in   []string
+		take func(string) error
+	}{
+		{"upstream", d.Upstream, takeGlob(&s.upstream, keyChars)},
+		{"repository", d.Repository, takeGlob(&s.repository, repoChars)},
+		{"tag", d.Tag, takeGlob(&s.tag, tagChars)},
+		{"platform", d.Platform, s.takePlatform},
+		{"artifactType", d.ArtifactType, takeGlob(&s.artifactType, typeChars)},
+		{"client", d.Client, s.takeClient},
 	}
-	return fmt.Errorf("%q fits nothing: %q never occurs there", pattern, r)
+	at, empty := place{path, d.Pos}, true
+	for _, l := range lists {
+		if c.has(at, l.key) {
+			empty = false
+			c.list(at, l.key, l.in, l.take)
+		}
+	}
+	if empty {
+		c.fail(d.Pos, "%s names nothing: want upstream, repository, tag, platform, artifactType or client", path[strings.LastIndexByte(path, '.')+1:])
+	}
+	return &s
+}
+
+// list takes each entry of a list that is written, and refuses an empty one.
+func (c *compiler) list(at place, key string, in []string, take func(string) error) {
+	if !c.has(at, key) {
+		return
+	}
+	if len(in) == 0 {
+		c.failAt(at, key, "%s: an empty list fits nothing", key)
+	}
+	for i, text := range in {
+		if err := take(text); err != nil {
+			c.failAt(at, fmt.Sprintf("%s[%d]", key, i), "%s: %s", key, err)
+		}
+	}
+}
+
+// takeGlob appends patterns over chars to out.
+func takeGlob(out *globs, chars string) func(string) error {
+	return func(text string) error {
+		g, err := glob(text)
+		if err == nil {
+			err = reachable(text, chars)
+		}
+		if err == nil {
+			*out = append(*out, g)
+		}
+		return err
+	}
+}
+
+func (s *selector) takePlatform(text string) error {
+	p, err := pratique.ParsePlatform(text)
+	if err != nil {
+		return fmt.Errorf("%q: want os/architecture[/variant], e.g. linux/amd64", text)
+	}
+	s.platform = append(s.platform, p)
+	return nil
+}
+
+func (s *selector) takeClient(text string) error {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		s.client = append(s.client, netip.PrefixFrom(addr, addr.BitLen()))
+		return nil
+	}
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q: want a network or an address, e.g. 10.0.0.0/8", text)
+	case p.Addr().Is4In6():
+		return fmt.Errorf("%q fits nothing: write the IPv4 network itself", text)
+	case p != p.Masked():
+		return fmt.Errorf("%q has bits set beyond its mask: did you mean `%s`?", text, p.Masked())
+	}
+	s.client = append(s.client, p)
+	return nil
 }

@@ -43,8 +43,9 @@ type class int
 const (
 	vulnerabilities class = iota
 	secrets
+	misconfigurations
+	licenses
 	classes // how many there are
-	others  // no rule is about them yet
 )
 
 // classOf sorts a finding by its kind. One that nobody defined counts as a
@@ -53,8 +54,10 @@ func classOf(k pratique.Kind) class {
 	switch k {
 	case pratique.KindSecret:
 		return secrets
-	case pratique.KindMisconfiguration, pratique.KindLicense:
-		return others
+	case pratique.KindMisconfiguration:
+		return misconfigurations
+	case pratique.KindLicense:
+		return licenses
 	default:
 		return vulnerabilities
 	}
@@ -64,9 +67,7 @@ func newTally(findings []pratique.Finding) tally {
 	t := tally{findings: findings}
 	for i := range findings {
 		f := &findings[i]
-		if c := classOf(f.Kind); c < classes {
-			t.counts[c][index(isFixable(f))][rank(f.Severity)]++
-		}
+		t.counts[classOf(f.Kind)][index(isFixable(f))][rank(f.Severity)]++
 	}
 	return t
 }
@@ -101,25 +102,25 @@ func (t *tally) worst(c class, minRank int, fixable bool) []pratique.Finding {
 	return (*sorted)[:n:n]
 }
 
-// place is a finding's position in the report and what it is sorted by first.
-type place struct {
+// position is where a finding stands in the report, and what it is sorted by first.
+type position struct {
 	key   uint64 // greater is worse
 	index int
 }
 
 // collect gathers n findings through their places, because a Finding is large.
 func (t *tally) collect(c class, minRank int, fixable bool, n int) []pratique.Finding {
-	order := make([]place, 0, n)
+	order := make([]position, 0, n)
 	for i := range t.findings {
 		f := &t.findings[i]
 		if classOf(f.Kind) != c || fixable && !isFixable(f) {
 			continue
 		}
 		if r := rank(f.Severity); r >= minRank {
-			order = append(order, place{sortKey(f, r), i})
+			order = append(order, position{sortKey(f, r), i})
 		}
 	}
-	slices.SortFunc(order, func(a, b place) int {
+	slices.SortFunc(order, func(a, b position) int {
 		if a.key != b.key {
 			return cmp.Compare(b.key, a.key)
 		}

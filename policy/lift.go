@@ -1,0 +1,101 @@
+package policy
+
+import (
+	"slices"
+
+	"pratique"
+)
+
+// maxLifted bounds Verdict.Lifted.
+const maxLifted = 100
+
+// liftedFinding is a finding that counts in no rule, and what lifted it.
+type liftedFinding struct {
+	finding pratique.Finding
+	lift    pratique.Lift // without policy and rule
+}
+
+// lift notes that a rule would have applied.
+func (e *evaluation) lift(policy, rule string, x *exemption) {
+	e.lifts = append(e.lifts, pratique.Lift{Policy: policy, Rule: rule, By: x.by, Why: x.why, Until: x.until})
+}
+
+// liftFindings tells apart findings that count and those that an exception or a
+// statement lifts. Without any the report's own list is returned.
+func (e *evaluation) liftFindings(all []pratique.Finding) (count []pratique.Finding, lifted []liftedFinding) {
+	f := e.facts
+	if f.Exceptions.empty() && f.Statements.empty() && len(f.Attestations.Statements) == 0 {
+		return all, nil
+	}
+	statements := []*Statements{f.Statements, attested(f)}
+	for i := range all {
+		x := &all[i]
+		lift, ok := f.Exceptions.lifts(e, x)
+		if !ok {
+			lift, ok = liftedByStatement(e, x, statements)
+		}
+		if !ok {
+			if lifted != nil {
+				count = append(count, *x)
+			}
+			continue
+		}
+		if lifted == nil {
+			count = append(make([]pratique.Finding, 0, len(all)-1), all[:i]...)
+		}
+		lifted = append(lifted, liftedFinding{*x, lift})
+	}
+	if lifted == nil {
+		return all, nil
+	}
+	return count, lifted
+}
+
+// exceptRules adds the exceptions that lift rules from this image.
+func (e *evaluation) exceptRules() {
+	e.facts.Exceptions.exempt(e)
+}
+
+// liftedFrom completes what was lifted with the findings that some rule would
+// have counted, each once, with the first such rule.
+func (e *evaluation) liftedFrom(s *Set) []pratique.Lift {
+	if len(e.lifted) == 0 {
+		return e.lifts[:min(len(e.lifts), maxLifted)]
+	}
+	would := *e
+	would.findings = make([]pratique.Finding, len(e.lifted))
+	for i := range e.lifted {
+		would.findings[i] = e.lifted[i].finding
+	}
+	would.tally = newTally(would.findings)
+	found := make([]bool, len(e.lifted))
+	for _, p := range s.policies {
+		for i := range p.rules {
+			r := &p.rules[i]
+			if r.exempts || r.action == pratique.OutcomeAllow || !r.readsFindings() {
+				continue
+			}
+			m := r.ask(&would)
+			if !r.applies(&m) {
+				continue
+			}
+			for j := range e.lifted {
+				if !found[j] && holds(&m, &e.lifted[j].finding) {
+					found[j] = true
+					lift := e.lifted[j].lift
+					lift.Policy, lift.Rule = p.name, r.name
+					e.lifts = append(e.lifts, lift)
+				}
+			}
+		}
+	}
+	return e.lifts[:min(len(e.lifts), maxLifted)]
+}
+
+// holds reports whether the match is about the finding; one that lists none is
+// about all.
+func holds(m *match, f *pratique.Finding) bool {
+	return len(m.findings) == 0 || slices.ContainsFunc(m.findings, func(g pratique.Finding) bool {
+		return g.ID == f.ID && g.Kind == f.Kind && g.Package == f.Package && g.Installed == f.Installed && g.Path == f.Path
+	})
+}
