@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/tools/txtar"
 
 	"pratique"
@@ -20,59 +19,6 @@ import (
 )
 
 var update = flag.Bool("update", false, "rewrite the wanted parts of testdata/*.txtar")
-
-// factsDocument is how a case writes its facts.
-type factsDocument struct {
-	Ref      string         `yaml:"ref"`
-	State    pratique.State `yaml:"state"`
-	Reported string         `yaml:"reported"` // digest the report is about; if empty, the image's
-	EOL      bool           `yaml:"eol"`
-	OS       string         `yaml:"os"`       // "debian 9"
-	Findings []string       `yaml:"findings"` // KIND ID SEVERITY [PACKAGE INSTALLED [FIXED]]
-	Problems []string       `yaml:"problems"` // [!]SOURCE MESSAGE; ! = fatal
-}
-
-var imageDigest = digest.FromString("image")
-
-func (d factsDocument) facts(t *testing.T) Facts {
-	t.Helper()
-	f := Facts{
-		Image: pratique.Image{Digest: imageDigest, Kind: pratique.KindImage},
-		Now:   time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
-		Report: pratique.Report{
-			Image: imageDigest, State: d.State, EOL: d.EOL,
-			Engine:    pratique.Engine{Version: "v0.74.0"},
-			ScannedAt: time.Date(2026, 10, 31, 0, 0, 0, 0, time.UTC),
-		},
-	}
-	if d.Reported != "" {
-		f.Report.Image = digest.FromString(d.Reported)
-	}
-	f.Report.OS.Family, f.Report.OS.Name, _ = strings.Cut(d.OS, " ")
-	if d.Ref != "" {
-		ref, err := pratique.ParseRef(d.Ref)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Ref = ref
-	}
-	for _, line := range d.Findings {
-		w := append(strings.Fields(line), "", "", "", "", "", "")
-		severity := pratique.Severity(w[2])
-		if w[2] == "-" {
-			severity = ""
-		}
-		f.Report.Findings = append(f.Report.Findings, pratique.Finding{
-			Kind: pratique.Kind(w[0]), ID: w[1], Severity: severity, Package: w[3], Installed: w[4], Fixed: w[5],
-		})
-	}
-	for _, line := range d.Problems {
-		source, message, _ := strings.Cut(line, " ")
-		source, fatal := strings.CutPrefix(source, "!")
-		f.Report.Problems = append(f.Report.Problems, pratique.Problem{Source: source, Message: message, Fatal: fatal})
-	}
-	return f
-}
 
 func render(v pratique.Verdict) string {
 	var b strings.Builder
@@ -83,6 +29,16 @@ func render(v pratique.Verdict) string {
 			fmt.Fprintf(&b, " %s", f.ID)
 		}
 		fmt.Fprintln(&b)
+	}
+	for _, l := range v.Lifted {
+		fmt.Fprintf(&b, "lifted %s/%s %s %s by %s: %s", l.Policy, l.Rule, l.Finding, l.Package, l.By, l.Why)
+		if !l.Until.IsZero() {
+			fmt.Fprintf(&b, " until %s", l.Until.Format(time.RFC3339))
+		}
+		fmt.Fprintln(&b)
+	}
+	if !v.Until.IsZero() {
+		fmt.Fprintln(&b, "until", v.Until.Format(time.RFC3339))
 	}
 	return b.String()
 }
@@ -157,9 +113,6 @@ func runCase(t *testing.T, set *Set, f *txtar.File) {
 	var d factsDocument
 	if _, err := strictyaml.Decode(f.Name, given, &d); err != nil {
 		t.Fatal(err)
-	}
-	if d.State == "unknown" {
-		d.State = pratique.StateUnknown
 	}
 	got := render(set.Decide(d.facts(t)))
 	if *update {
