@@ -42,6 +42,16 @@ type ruleDocument struct {
 	Misconfiguration *misconfigurationDocument `yaml:"misconfiguration"`
 	License          *licenseDocument          `yaml:"license"`
 	EndOfLife        *endOfLifeDocument        `yaml:"endOfLife"`
+	ImageAge         *imageAgeDocument         `yaml:"imageAge"`
+	Cooldown         *cooldownDocument         `yaml:"cooldown"`
+	TagMoved         *tagMovedDocument         `yaml:"tagMoved"`
+	Outdated         *outdatedDocument         `yaml:"outdated"`
+	BaseOutdated     *baseOutdatedDocument     `yaml:"baseOutdated"`
+	ScanAge          *scanAgeDocument          `yaml:"scanAge"`
+	DatabaseAge      *databaseAgeDocument      `yaml:"databaseAge"`
+	UnusedFor        *unusedForDocument        `yaml:"unusedFor"`
+	Signature        *signatureDocument        `yaml:"signature"`
+	Provenance       *provenanceDocument       `yaml:"provenance"`
 	Unscanned        *unscannedDocument        `yaml:"unscanned"`
 	Incomplete       *incompleteDocument       `yaml:"incomplete"`
 	ScanFailed       *scanFailedDocument       `yaml:"scanFailed"`
