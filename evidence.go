@@ -56,8 +56,11 @@ type Attestations struct {
 	Image digest.Digest `json:"image"`
 	// CheckedAt is zero when nobody looked yet: then nothing is known, and no
 	// signature is not the same as none found.
-	CheckedAt  time.Time    `json:"checkedAt,omitzero"`
-	Trust      string       `json:"trust,omitempty"` // version of the trusted identities that verified
+	CheckedAt time.Time `json:"checkedAt,omitzero"`
+	Trust     string    `json:"trust,omitempty"` // version of the trusted identities that verified
+	// Subjects are the manifests, REPOSITORY@DIGEST, whose signatures were looked
+	// for: the image, and indexes that list it.
+	Subjects   []string     `json:"subjects,omitempty"`
 	Signatures []Signature  `json:"signatures,omitempty"`
 	Provenance []Provenance `json:"provenance,omitempty"`
 	Statements []Statement  `json:"statements,omitempty"`
