@@ -86,6 +86,8 @@ type Config struct {
 	Catalog  Catalog
 	Database Database
 	Reloader Reloader
+	// Exceptions are made, listed and revoked.
+	Exceptions Exceptions
 
 	// Upstreams tells which registries a reference may name. If nil, none.
 	Upstreams Upstreams
@@ -140,6 +142,10 @@ func (s *server) routes() http.Handler {
 	handle("GET /api/v1/database", s.databaseStatus)
 	handle("POST /api/v1/database/import", s.databaseImport)
 	handle("POST /api/v1/reload", s.reload)
+	handle("GET /api/v1/exceptions", s.exceptions)
+	handle("POST /api/v1/exceptions", s.exceptionCreate)
+	handle("GET /api/v1/exceptions/{id}", s.exception)
+	handle("DELETE /api/v1/exceptions/{id}", s.exceptionRevoke)
 	handle("/api/", notFound)
 
 	mux := http.NewServeMux()
@@ -170,6 +176,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 /api/v1/check?ref=REF&wait=20s        verdict on an image
 /api/v1/images?after=DIGEST&limit=N   known images
 /api/v1/database                      vulnerability database
+/api/v1/exceptions?all=true           exceptions; POST makes one, DELETE revokes /api/v1/exceptions/ID
 /api/v1/reload                        POST: read configuration and policies again
 /debug/pprof/                         profiles
 `))

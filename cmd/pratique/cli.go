@@ -52,10 +52,11 @@ type command struct {
 // are the standard library's: two dozen flags do not pay for a framework, and
 // what is wanted beyond (flags after arguments, suggestions) is small.
 func commands() []command {
-	return []command{
-		serveCommand(), checkCommand(), imagesCommand(), dbStatusCommand(), dbImportCommand(),
+	commands := []command{serveCommand(), checkCommand(), imagesCommand()}
+	commands = append(commands, exceptionCommands()...)
+	return append(commands, dbStatusCommand(), dbImportCommand(),
 		configCheckCommand(), nodesConfigCommand(), nodesDoctorCommand(), versionCommand(),
-	}
+	)
 }
 
 // exitCode is an error that asks for an exit code of its own. With a nil err

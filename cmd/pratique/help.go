@@ -43,7 +43,7 @@ Usage: pratique COMMAND [flags] [arguments]
 
 `)
 	for _, cmd := range commands() {
-		_, _ = fmt.Fprintf(w, "  %-13s %s\n", cmd.name, cmd.short)
+		_, _ = fmt.Fprintf(w, "  %-17s %s\n", cmd.name, cmd.short)
 	}
 	_, _ = fmt.Fprint(w, `
 pratique help COMMAND tells more. The commands other than serve, config, nodes
