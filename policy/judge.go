@@ -71,10 +71,7 @@ func (p *policy) guard(e *evaluation, guard kind, reasons []pratique.Reason, mat
 
 // fallBack appends the policy's default, which nothing matched.
 func (p *policy) fallBack(e *evaluation, reasons []pratique.Reason) []pratique.Reason {
-	action := p.standard
-	if action == pratique.OutcomeDeny && p.warnOnly {
-		action = pratique.OutcomeWarn
-	}
+	action := p.fallBackAction()
 	if action != pratique.OutcomeAllow {
 		if x := e.exemptionOf(p.name, ruleDefault); x != nil {
 			e.lift(p.name, ruleDefault, x)
@@ -87,6 +84,14 @@ func (p *policy) fallBack(e *evaluation, reasons []pratique.Reason) []pratique.R
 		Action:  action,
 		Message: "no rule matched; the policy's default is " + p.standard.String(),
 	})
+}
+
+// fallBackAction is the default after the policy's mode.
+func (p *policy) fallBackAction() pratique.Outcome {
+	if p.standard == pratique.OutcomeDeny && p.warnOnly {
+		return pratique.OutcomeWarn
+	}
+	return p.standard
 }
 
 // liftedReason says that nothing is left to refuse the image for, because of

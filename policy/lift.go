@@ -51,11 +51,6 @@ func (e *evaluation) liftFindings(all []pratique.Finding) (count []pratique.Find
 	return count, lifted
 }
 
-// exceptRules adds the exceptions that lift rules from this image.
-func (e *evaluation) exceptRules() {
-	e.facts.Exceptions.exempt(e)
-}
-
 // liftedFrom completes what was lifted with the findings that some rule would
 // have counted, each once, with the first such rule.
 func (e *evaluation) liftedFrom(s *Set) []pratique.Lift {

@@ -38,6 +38,9 @@ type policy struct {
 // ErrNoPolicies means that Load was given nothing to enforce.
 var ErrNoPolicies = errors.New("no policies")
 
+// noPolicies is what a verdict of no policies says.
+const noPolicies = "no policy is loaded, so nothing is served"
+
 // Load compiles policy files. The error joins every mistake, each with file,
 // line and column; it wraps pratique.ErrInvalid, or is ErrNoPolicies. A set is
 // loaded whole or not at all.
@@ -127,13 +130,13 @@ func (s *Set) Needs() Needs {
 func (s *Set) Decide(f Facts) pratique.Verdict {
 	v := pratique.Verdict{Policy: s.Version()}
 	if s == nil || len(s.policies) == 0 {
-		v.Reasons = []pratique.Reason{{Rule: ruleDefault, Message: "no policy is loaded, so nothing is served"}}
+		v.Reasons = []pratique.Reason{{Rule: ruleDefault, Message: noPolicies}}
 		v.ID = verdictID(&f, &v, 0)
 		return v
 	}
 	e := newEvaluation(&f)
 	s.exempt(e)
-	e.exceptRules()
+	f.Exceptions.exempt(e)
 	outcome := pratique.OutcomeAllow
 	reasons := make([]pratique.Reason, 0, 4)
 	for _, p := range s.policies {

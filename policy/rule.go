@@ -30,23 +30,27 @@ func (r *rule) lenient() bool {
 }
 
 // selects tells whether the rule is about this reference, image and client at
-// all. What the client did not say (its tag) never helps it: where the answer is
-// unknown a lenient rule does not apply, a strict one does.
+// all, and if not, why; or which fact is missing to know. What the client did not
+// say (its tag) never helps it: where the answer is unknown a lenient rule does
+// not apply, a strict one does.
 func (r *rule) selects(e *evaluation) (truth, string) {
 	sure, missing := yes, ""
 	if r.match != nil {
 		if sure, missing = r.match.selects(e); sure == no {
-			return no, ""
+			return no, missing + " does not fit"
 		}
 	}
-	if r.except != nil {
-		t, m := r.except.selects(e)
-		if t == unknown {
-			missing = m
-		}
-		sure = sure.and(t.not())
+	if r.except == nil {
+		return sure, missing
 	}
-	return sure, missing
+	switch t, m := r.except.selects(e); t {
+	case yes:
+		return no, "excepted"
+	case unknown:
+		return unknown, m
+	default:
+		return sure, missing
+	}
 }
 
 // ask tells whether the rule is met, the reference and the condition together.

@@ -36,21 +36,21 @@ const (
 	missingClient   = "the client's address"
 )
 
-// selects tells whether all of this is meant, and which fact is missing when
-// that is not known.
+// selects tells whether all of this is meant; if not, which key does not fit, and
+// which fact is missing when that is not known.
 func (s *selector) selects(e *evaluation) (truth, string) {
 	ref := &e.facts.Ref
 	if s.upstream != nil && !s.upstream.match(ref.Registry) {
-		return no, ""
+		return no, "upstream"
 	}
 	if s.repository != nil && !s.repository.match(ref.Repo) {
-		return no, ""
+		return no, "repository"
 	}
 	sure, missing := yes, ""
 	for _, ask := range [...]func(*evaluation) (truth, string){s.selectsTag, s.selectsArtifact, s.selectsPlatform, s.selectsClient} {
 		switch t, m := ask(e); t {
 		case no:
-			return no, ""
+			return no, m
 		case unknown:
 			sure, missing = unknown, m
 		}
@@ -65,7 +65,7 @@ func (s *selector) selectsTag(e *evaluation) (truth, string) {
 	case tag == "":
 		return unknown, missingTag
 	default:
-		return truthOf(s.tag.match(tag)), ""
+		return truthOf(s.tag.match(tag)), "tag"
 	}
 }
 
@@ -77,7 +77,7 @@ func (s *selector) selectsArtifact(e *evaluation) (truth, string) {
 	if kind == "" {
 		return unknown, missingArtifact
 	}
-	return truthOf(s.artifactType.match(kind)), ""
+	return truthOf(s.artifactType.match(kind)), "artifactType"
 }
 
 // artifactType of a manifest that names none is the media type of its config
@@ -102,7 +102,7 @@ func (s *selector) selectsPlatform(e *evaluation) (truth, string) {
 			return yes, ""
 		}
 	}
-	return no, ""
+	return no, "platform"
 }
 
 // platform is what the image's config claims to run on.
@@ -127,7 +127,7 @@ func (s *selector) selectsClient(e *evaluation) (truth, string) {
 			return yes, ""
 		}
 	}
-	return no, ""
+	return no, "client"
 }
 
 // selector compiles a match or except.
