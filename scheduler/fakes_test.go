@@ -180,11 +180,14 @@ func (q *fakeQueue) counts() (pushes, takes int) {
 type fakeReports struct {
 	mu    sync.Mutex
 	m     map[digest.Digest]pratique.Report
+	past  map[digest.Digest][]store.Past
 	onPut func() error
 	onGet func()
 }
 
-func newFakeReports() *fakeReports { return &fakeReports{m: map[digest.Digest]pratique.Report{}} }
+func newFakeReports() *fakeReports {
+	return &fakeReports{m: map[digest.Digest]pratique.Report{}, past: map[digest.Digest][]store.Past{}}
+}
 
 func (r *fakeReports) Report(_ context.Context, image digest.Digest) (pratique.Report, error) {
 	r.mu.Lock()
@@ -212,7 +215,7 @@ func (r *fakeReports) PutReport(_ context.Context, rep pratique.Report) (pratiqu
 	if prev.Engine.DatabaseAt.After(rep.Engine.DatabaseAt) {
 		return prev, nil
 	}
-	rep.Findings = store.CarryFirstSeen(prev, rep)
+	rep.Findings, r.past[rep.Image] = store.Carry(prev, r.past[rep.Image], rep)
 	r.m[rep.Image] = rep
 	return rep, nil
 }

@@ -1,35 +1,135 @@
 package store
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"pratique"
 )
 
-// CarryFirstSeen returns next's findings with FirstSeen as PutReport must store
-// it: from prev where prev has the finding (same Kind, ID, Package and Path),
-// else when next was scanned. A FirstSeen that next brings itself is not
-// believed. next is left alone. It is here so that every implementation of
-// Reports carries alike.
-func CarryFirstSeen(prev, next pratique.Report) []pratique.Finding {
-	type key struct {
-		kind          pratique.Kind
-		id, pkg, path string
-	}
-	seen := make(map[key]time.Time, len(prev.Findings))
-	for _, f := range prev.Findings {
-		k := key{f.Kind, f.ID, f.Package, f.Path}
-		if t, ok := seen[k]; !ok || f.FirstSeen.Before(t) {
-			seen[k] = f.FirstSeen
-		}
+// Past is how one finding of an image got worse, when its standing report does
+// not tell: because it lacks the finding, or has it milder than it was. The names
+// in its JSON are short: an image keeps one for each finding that ever left.
+type Past struct {
+	Kind    pratique.Kind `json:"k,omitempty"`
+	ID      string        `json:"i,omitempty"`
+	Package string        `json:"p,omitempty"`
+	Path    string        `json:"f,omitempty"`
+	// Milestones begin with the finding's state at FirstSeen; at least one.
+	Milestones []pratique.Milestone `json:"m"`
+}
+
+// Carry returns next's findings with FirstSeen and Milestones as PutReport must
+// store them, and the past that must be kept with them, given the report that
+// stands and the past that was kept with it. It is here so that every
+// implementation of Reports carries alike.
+//
+// A finding that the image ever had, in whichever report, goes on where it was;
+// one new to the image begins when next was scanned. What next itself says of
+// both is not believed. Findings with the same key (Kind, ID, Package and Path)
+// are one, as bad as the worst of them. The arguments are left alone.
+func Carry(prev pratique.Report, past []Past, next pratique.Report) ([]pratique.Finding, []Past) {
+	clocks := history(prev, past)
+	for k, s := range states(next.Findings) {
+		clocks[k] = risen(clocks[k], s, next.ScannedAt)
 	}
 	out := make([]pratique.Finding, len(next.Findings))
 	for i, f := range next.Findings {
-		f.FirstSeen = next.ScannedAt
-		if t, ok := seen[key{f.Kind, f.ID, f.Package, f.Path}]; ok && !t.IsZero() {
-			f.FirstSeen = t
+		ms := clocks[keyOf(&f)]
+		f.FirstSeen, f.Milestones = ms[0].At, nil
+		if len(ms) > 1 {
+			f.Milestones = slices.Clone(ms)
 		}
 		out[i] = f
 	}
+	return out, untold(clocks, out)
+}
+
+// findingKey is what makes findings of one image, in whichever report, the same.
+type findingKey struct {
+	kind          pratique.Kind
+	id, pkg, path string
+}
+
+func keyOf(f *pratique.Finding) findingKey { return findingKey{f.Kind, f.ID, f.Package, f.Path} }
+
+// states are how bad the findings are now, without a time.
+func states(fs []pratique.Finding) map[findingKey]pratique.Milestone {
+	out := make(map[findingKey]pratique.Milestone, len(fs))
+	for i := range fs {
+		k := keyOf(&fs[i])
+		m, seen := out[k]
+		if !seen || fs[i].Severity.Rank() > m.Severity.Rank() {
+			m.Severity = fs[i].Severity
+		}
+		m.Fixable = m.Fixable || fs[i].Fixed != ""
+		out[k] = m
+	}
+	return out
+}
+
+// history is the milestones of every finding that the image ever had, at least
+// one each: from the past if they are there, else as the standing report tells.
+func history(prev pratique.Report, past []Past) map[findingKey][]pratique.Milestone {
+	told := make(map[findingKey][]pratique.Milestone, len(prev.Findings))
+	for k, s := range states(prev.Findings) {
+		told[k] = []pratique.Milestone{s}
+	}
+	for i := range prev.Findings {
+		f := &prev.Findings[i]
+		k := keyOf(f)
+		if ms := told[k]; len(f.Milestones) > 0 {
+			told[k] = slices.Clone(f.Milestones)
+		} else if ms[0].At.IsZero() || f.FirstSeen.Before(ms[0].At) {
+			ms[0].At = f.FirstSeen
+		}
+	}
+	for _, p := range past {
+		if len(p.Milestones) > 0 {
+			told[findingKey{p.Kind, p.ID, p.Package, p.Path}] = slices.Clone(p.Milestones)
+		}
+	}
+	return told
+}
+
+// risen is the milestones with the state as it is at a time: a new one if it is
+// worse than all before. A clock of the machine that goes back leaves them in order.
+func risen(ms []pratique.Milestone, s pratique.Milestone, at time.Time) []pratique.Milestone {
+	s.At = at
+	if len(ms) == 0 {
+		return []pratique.Milestone{s}
+	}
+	if ms[0].At.IsZero() { // stored without a time
+		ms[0].At = at
+	}
+	worst := ms[len(ms)-1]
+	s.Fixable = s.Fixable || worst.Fixable
+	if s.Severity.Rank() <= worst.Severity.Rank() {
+		if s.Fixable == worst.Fixable {
+			return ms
+		}
+		s.Severity = worst.Severity
+	}
+	if s.At.Before(worst.At) {
+		s.At = worst.At
+	}
+	return append(ms, s)
+}
+
+// untold is the past that findings do not tell, in a fixed order.
+func untold(clocks map[findingKey][]pratique.Milestone, findings []pratique.Finding) []Past {
+	now := states(findings)
+	var out []Past
+	for k, ms := range clocks {
+		s, there := now[k]
+		if there && (len(ms) > 1 || s.Severity.Rank() == ms[0].Severity.Rank() && s.Fixable == ms[0].Fixable) {
+			continue
+		}
+		out = append(out, Past{k.kind, k.id, k.pkg, k.path, ms})
+	}
+	slices.SortFunc(out, func(a, b Past) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Package, b.Package), cmp.Compare(a.Path, b.Path))
+	})
 	return out
 }

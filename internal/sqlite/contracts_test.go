@@ -45,6 +45,11 @@ func TestComponents(t *testing.T)  { storetest.Components(t, fresh) }
 func TestReports(t *testing.T)     { storetest.Reports(t, fresh) }
 func TestPulls(t *testing.T)       { storetest.Pulls(t, fresh) }
 
+func TestPullLog(t *testing.T)      { storetest.PullLog(t, fresh) }
+func TestExceptions(t *testing.T)   { storetest.Exceptions(t, fresh) }
+func TestLineage(t *testing.T)      { storetest.Lineage(t, fresh) }
+func TestAttestations(t *testing.T) { storetest.Attestations(t, fresh) }
+
 func TestQueue(t *testing.T) {
 	schedulertest.Queue(t, func(t *testing.T) func() scheduler.Queue {
 		open := fresh(t)

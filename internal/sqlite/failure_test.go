@@ -43,6 +43,8 @@ type write struct {
 	see     func(context.Context, *sqlite.DB) any
 	// gone: done a second time it finds that it was done.
 	gone bool
+	// taken: done a second time it finds the name taken.
+	taken bool
 	// unseen: only who takes jobs sees the difference.
 	unseen bool
 }
@@ -66,6 +68,7 @@ func writes() map[string]write {
 	img := layered("a")
 	ref := pratique.Ref{Registry: "docker.io", Repo: "r", Tag: "v1", Digest: img.Digest}
 	component := pratique.ComponentID("0123456789abcdef0123456789abcdef")
+	exception := pratique.Exception{ID: "ex-1", Finding: "CVE-1", Repository: "docker.io/r", Reason: "r", Author: "a", Created: now, Expires: now.Add(time.Hour)}
 	push := func(ctx context.Context, db *sqlite.DB) error { return db.Push(ctx, ref, scheduler.PriorityPull, now) }
 	// The lease is the first of a fresh file's only job.
 	job := scheduler.Job{Ref: ref, Lease: 1}
@@ -88,7 +91,50 @@ func writes() map[string]write {
 			}},
 		"SetTag": {do: func(ctx context.Context, db *sqlite.DB) error {
 			return db.SetTag(ctx, ref, store.TagState{Digest: img.Digest, CheckedAt: now, ChangedAt: now})
-		}, see: func(ctx context.Context, db *sqlite.DB) any { return seen(db.Tag(ctx, ref)) }},
+		}, see: func(ctx context.Context, db *sqlite.DB) any {
+			return []any{seen(db.Tag(ctx, ref)), seen(db.TagsOf(ctx, ref)), seen(db.TagHistory(ctx, ref))}
+		}},
+		"SetTag, moved": {prepare: func(ctx context.Context, db *sqlite.DB) error {
+			return db.SetTag(ctx, ref, store.TagState{Digest: img.Digest, CheckedAt: now, ChangedAt: now})
+		}, do: func(ctx context.Context, db *sqlite.DB) error {
+			return db.SetTag(ctx, ref, store.TagState{Digest: digest.FromString("b"), CheckedAt: now.Add(time.Hour), ChangedAt: now.Add(time.Hour)})
+		}, see: func(ctx context.Context, db *sqlite.DB) any {
+			return []any{seen(db.Tag(ctx, ref)), seen(db.TagsOf(ctx, ref)), seen(db.TagHistory(ctx, ref))}
+		}},
+		"SetTagList": {do: func(ctx context.Context, db *sqlite.DB) error {
+			return db.SetTagList(ctx, ref, []string{"v1", "v2"}, now)
+		},
+			see: func(ctx context.Context, db *sqlite.DB) any {
+				tags, _, err := db.TagList(ctx, ref)
+				return []any{seen(tags, err), seen(db.TagsSeen(ctx, ref))}
+			}},
+		"Record": {do: func(ctx context.Context, db *sqlite.DB) error {
+			return db.Record(ctx, []store.Pull{{Ref: ref, Client: "10.0.0.1", At: now, Outcome: pratique.OutcomeAllow, Verdict: "v"}})
+		}, see: func(ctx context.Context, db *sqlite.DB) any {
+			// Done twice it is there twice: a pull has no name.
+			pulls := make(map[store.Pull]bool)
+			for p, err := range db.Pulls(ctx, time.Time{}) {
+				if err != nil {
+					return err.Error()
+				}
+				pulls[p] = true
+			}
+			first, _, err := db.Served(ctx, img.Digest)
+			return []any{pulls, seen(first, err)}
+		}},
+		"RecordVerdicts": {do: func(ctx context.Context, db *sqlite.DB) error {
+			return db.RecordVerdicts(ctx, []store.Judged{{Ref: ref, At: now, Verdict: pratique.Verdict{ID: "v"}}})
+		}, see: func(ctx context.Context, db *sqlite.DB) any { return seen(db.Verdict(ctx, "v")) }},
+		"CreateException": {do: func(ctx context.Context, db *sqlite.DB) error { return db.CreateException(ctx, exception) },
+			see: func(ctx context.Context, db *sqlite.DB) any { return seen(db.Exceptions(ctx)) }, taken: true},
+		"RevokeException": {prepare: func(ctx context.Context, db *sqlite.DB) error { return db.CreateException(ctx, exception) },
+			do: func(ctx context.Context, db *sqlite.DB) error {
+				_, err := db.RevokeException(ctx, exception.ID, "bob", "fixed", now)
+				return err
+			}, see: func(ctx context.Context, db *sqlite.DB) any { return seen(db.Exceptions(ctx)) }},
+		"PutAttestations": {do: func(ctx context.Context, db *sqlite.DB) error {
+			return db.PutAttestations(ctx, pratique.Attestations{Image: img.Digest, CheckedAt: now})
+		}, see: func(ctx context.Context, db *sqlite.DB) any { return seen(db.Attestations(ctx, img.Digest)) }},
 		"PutInventory": {do: func(ctx context.Context, db *sqlite.DB) error {
 			return db.PutInventory(ctx, img.Layers[0].Digest, "key", pratique.Inventory{OS: pratique.OS{Family: "debian"}})
 		}, see: func(ctx context.Context, db *sqlite.DB) any {
@@ -170,7 +216,7 @@ func TestWriteFailureMatrix(t *testing.T) {
 						t.Errorf("after the failure and a restart (-want +got):\n%s", d)
 					}
 				}
-				if err := w.do(ctx, db); err != nil && (!w.gone || !persisted || !errors.Is(err, pratique.ErrNotFound)) {
+				if err := w.do(ctx, db); err != nil && !(persisted && (w.gone && errors.Is(err, pratique.ErrNotFound) || w.taken && errors.Is(err, store.ErrExists))) {
 					t.Errorf("done again: %v", err)
 				}
 				if d := diff(after, w.see(ctx, db)); d != "" {

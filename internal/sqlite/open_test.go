@@ -56,6 +56,23 @@ func TestOpenMakesPrivateFiles(t *testing.T) {
 	}
 }
 
+// spoil runs statements on a file that nobody has open.
+func spoil(t *testing.T, path string, statements ...string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range statements {
+		if _, err := db.Exec(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	ctx := context.Background()
 	raw := func(path string, statements ...string) error {

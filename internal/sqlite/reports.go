@@ -32,11 +32,15 @@ func (db *DB) PutReport(ctx context.Context, r pratique.Report) (pratique.Report
 	}
 	defer db.stamps.Changed(r.Image)
 	err := db.write(ctx, func(tx *sql.Tx) error {
-		var prevDoc []byte
+		var prevDoc, pastDoc []byte
 		var prev pratique.Report
-		err := found(tx.QueryRowContext(ctx, `SELECT doc FROM reports WHERE digest = ?`, r.Image.String()).Scan(&prevDoc))
+		var past []store.Past
+		err := found(tx.QueryRowContext(ctx, `SELECT doc, past FROM reports WHERE digest = ?`, r.Image.String()).Scan(&prevDoc, &pastDoc))
 		if err == nil {
 			err = db.decode(prevDoc, &prev)
+		}
+		if err == nil && pastDoc != nil {
+			err = db.decode(pastDoc, &past)
 		}
 		if err != nil && !isNotFound(err) {
 			return err
@@ -45,14 +49,20 @@ func (db *DB) PutReport(ctx context.Context, r pratique.Report) (pratique.Report
 			r = prev
 			return nil
 		}
-		r.Findings = store.CarryFirstSeen(prev, r)
+		r.Findings, past = store.Carry(prev, past, r)
 		doc, err := db.encode(r)
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO reports (digest, state, scanned_at, database_at, doc) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (digest) DO UPDATE SET state = excluded.state, scanned_at = excluded.scanned_at, database_at = excluded.database_at, doc = excluded.doc`,
-			r.Image.String(), string(r.State), nanos(r.ScannedAt), nanos(r.Engine.DatabaseAt), doc)
+		pastDoc = nil
+		if len(past) > 0 {
+			if pastDoc, err = db.encode(past); err != nil {
+				return err
+			}
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO reports (digest, state, scanned_at, database_at, doc, past) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT (digest) DO UPDATE SET state = excluded.state, scanned_at = excluded.scanned_at, database_at = excluded.database_at, doc = excluded.doc, past = excluded.past`,
+			r.Image.String(), string(r.State), nanos(r.ScannedAt), nanos(r.Engine.DatabaseAt), doc, pastDoc)
 		return err
 	})
 	if err != nil {

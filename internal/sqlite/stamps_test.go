@@ -2,11 +2,14 @@ package sqlite_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/internal/sqlite"
+	"pratique/store"
 )
 
 // TestStamps: every write that a memory has to know of moves the stamps of the
@@ -21,6 +24,12 @@ func TestStamps(t *testing.T) {
 	}
 	one, two := pratique.Ref{Registry: "docker.io", Repo: "one"}, pratique.Ref{Registry: "docker.io", Repo: "two"}
 	report := pratique.Report{Image: image, State: pratique.StateScanned, ScannedAt: now}
+	tag := pratique.Ref{Registry: "docker.io", Repo: "one", Tag: "v1"}
+	names := func(ctx context.Context, d digest.Digest) error {
+		return db.SetTag(ctx, tag, store.TagState{Digest: d, CheckedAt: now, ChangedAt: now})
+	}
+	next := digest.FromString("next")
+	attested := pratique.Attestations{Image: image, CheckedAt: now}
 	tests := []struct {
 		name  string
 		write func() error
@@ -31,6 +40,22 @@ func TestStamps(t *testing.T) {
 		{"link through another repository", func() error { return db.Link(ctx, two, img, now) }, false, []digest.Digest{image, config, layer}},
 		{"report", func() error { _, err := db.PutReport(ctx, report); return err }, false, []digest.Digest{image}},
 		{"report that fails", func() error { _, err := db.PutReport(ended, report); return err }, true, []digest.Digest{image}},
+		{"tag", func() error { return names(ctx, image) }, false, []digest.Digest{image}},
+		{"tag that moves", func() error { return names(ctx, next) }, false, []digest.Digest{image, next}},
+		{"attestations", func() error { return db.PutAttestations(ctx, attested) }, false, []digest.Digest{image}},
+		{"attestations that fail", func() error { return db.PutAttestations(ended, attested) }, true, []digest.Digest{image}},
+		{"tag that moves, and is told to have failed", func() error {
+			sqlite.FailCommits(db, func(do func() error) error { return errors.Join(do(), errInjected) })
+			defer sqlite.FailCommits(db, nil)
+			return names(ctx, image)
+		}, true, []digest.Digest{image, next}},
+		{"base, and is told to have failed", func() error {
+			sqlite.FailCommits(db, func(do func() error) error { return errors.Join(do(), errInjected) })
+			defer sqlite.FailCommits(db, nil)
+			higher := img
+			higher.Digest, higher.Layers = next, append(img.Layers, pratique.Descriptor{Digest: config})
+			return db.Link(ctx, one, higher, now)
+		}, true, []digest.Digest{next}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

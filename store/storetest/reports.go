@@ -29,6 +29,7 @@ func finding(id, pkg, path string) pratique.Finding {
 func Reports[T store.Reports](t *testing.T, fresh Fresh[T]) {
 	t.Run("Put", func(t *testing.T) { reportsPut(t, fresh(t)) })
 	t.Run("FirstSeen", func(t *testing.T) { reportsFirstSeen(t, fresh(t)) })
+	t.Run("NeverReset", func(t *testing.T) { reportsNeverReset(t, fresh(t)) })
 	t.Run("NewerDatabaseStands", func(t *testing.T) { reportsNewerStands(t, fresh(t)()) })
 	t.Run("Images", func(t *testing.T) { reportsImages(t, fresh(t)()) })
 	t.Run("Concurrent", func(t *testing.T) { reportsConcurrent(t, fresh(t)()) })
@@ -95,6 +96,60 @@ func reportsFirstSeen[T store.Reports](t *testing.T, open func() T) {
 	if f := r.Findings[0]; f.Severity != pratique.SeverityCritical || f.Fixed != "2" {
 		t.Errorf("carrying FirstSeen carried more: %+v", f)
 	}
+}
+
+// reportsNeverReset: no clock of a finding starts anew, whatever the reports in
+// between say, whichever database they were made with, and however often the
+// store was opened.
+func reportsNeverReset[T store.Reports](t *testing.T, open func() T) {
+	day := func(n int) time.Time { return clock.Add(time.Duration(n) * 24 * time.Hour) }
+	low, high, fixed := finding("CVE-1", "x", "p"), finding("CVE-1", "x", "p"), finding("CVE-1", "x", "p")
+	low.Severity, fixed.Fixed = pratique.SeverityLow, "2"
+	steps := []struct {
+		name     string
+		database int
+		failed   bool
+		findings []pratique.Finding
+		want     []pratique.Milestone // the first is FirstSeen; nil where the finding is not there
+	}{
+		{"new, and high", 0, false, []pratique.Finding{high}, []pratique.Milestone{{At: day(0), Severity: high.Severity}}},
+		{"lower", 1, false, []pratique.Finding{low}, []pratique.Milestone{{At: day(0), Severity: high.Severity}}},
+		{"a database that lacks it", 2, false, nil, nil},
+		{"and the next", 3, false, nil, nil},
+		{"there again, as bad as it was", 4, false, []pratique.Finding{high}, []pratique.Milestone{{At: day(0), Severity: high.Severity}}},
+		{"a failed scan", 4, true, nil, nil},
+		{"a fix", 5, false, []pratique.Finding{fixed}, []pratique.Milestone{{At: day(0), Severity: high.Severity}, {At: day(6), Severity: high.Severity, Fixable: true}}},
+		{"the fix withdrawn", 6, false, []pratique.Finding{high}, []pratique.Milestone{{At: day(0), Severity: high.Severity}, {At: day(6), Severity: high.Severity, Fixable: true}}},
+		{"a database rolled back: what stands stays", 2, false, nil, []pratique.Milestone{{At: day(0), Severity: high.Severity}, {At: day(6), Severity: high.Severity, Fixable: true}}},
+		{"gone", 7, false, nil, nil},
+		{"there again, with the fix", 8, false, []pratique.Finding{fixed}, []pratique.Milestone{{At: day(0), Severity: high.Severity}, {At: day(6), Severity: high.Severity, Fixable: true}}},
+	}
+	for i, tt := range steps {
+		s, ctx := open(), t.Context()
+		r := report("a", day(tt.database), day(i), tt.findings...)
+		if tt.failed {
+			r.State = pratique.StateFailed
+		}
+		stored, err := s.PutReport(ctx, r)
+		mustBe(t, err)
+		s = open()
+		got, err := s.Report(ctx, sum("a"))
+		mustBe(t, err)
+		same(t, tt.name+": what PutReport returned is what stands", got, stored)
+		if tt.want == nil {
+			same(t, tt.name, got.Findings, nil)
+			continue
+		}
+		same(t, tt.name, got.Findings[0].FirstSeen, tt.want[0].At)
+		ms := tt.want
+		if len(ms) == 1 {
+			ms = nil
+		}
+		same(t, tt.name, got.Findings[0].Milestones, ms)
+	}
+	other, err := open().PutReport(t.Context(), report("b", clock, day(99), high))
+	mustBe(t, err)
+	same(t, "another image has its own clock", other.Findings[0].FirstSeen, day(99))
 }
 
 func reportsNewerStands[T store.Reports](t *testing.T, s T) {
