@@ -99,30 +99,42 @@ func (a aged) meets(e *evaluation) match {
 			missing = append(missing, "when it was "+r.name)
 		}
 	}
-	if m.met == unknown {
+	switch m.met {
+	case yes:
+		m.changes = a.decisive(e).changes
+	case unknown:
 		m.missing = strings.Join(missing, " and ")
 	}
 	return m
 }
 
-func (a aged) text(e *evaluation, m *match) string {
+// decisive is the reading that keeps the condition met for the longest time.
+func (a aged) decisive(e *evaluation) (out reading) {
+	for _, r := range a.readings(e) {
+		if r.met == yes && (out.met != yes || r.changes.After(out.changes)) {
+			out = r
+		}
+	}
+	return out
+}
+
+func (a aged) text(e *evaluation, _ *match) string {
 	want := "older than " + span(a.limit)
 	if a.young {
 		want = "younger than " + span(a.limit)
 	}
-	for _, r := range a.readings(e) {
-		if m.met == yes && r.met == yes {
-			text := r.name + " " + moment(r.at)
-			if r.name == "created" {
-				text += " as it claims"
-			}
-			if a.young {
-				return text + ", " + want + ": it may be had from " + moment(r.at.Add(a.limit)) + " on"
-			}
-			return text + ", " + want
-		}
+	r := a.decisive(e)
+	if r.met != yes {
+		return "perhaps " + want
 	}
-	return "perhaps " + want
+	text := r.name + " " + moment(r.at)
+	if r.name == "created" {
+		text += " as it claims"
+	}
+	if text += ", " + want; a.young {
+		text += ": it may be had from " + moment(r.changes) + " on"
+	}
+	return text
 }
 
 func (a aged) facts(e *evaluation) string {
