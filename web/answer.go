@@ -21,17 +21,41 @@ type Check struct {
 	Platform string `json:"platform,omitempty"`
 	// Verdict is null until there is one.
 	Verdict *CheckVerdict `json:"verdict"`
-	Report  CheckReport   `json:"report"`
+	// Advice is a version to use instead of one that is refused; left out when none
+	// is known.
+	Advice *CheckAdvice `json:"advice,omitempty"`
+	Report CheckReport  `json:"report"`
 	// Children of an index: those in the configured platforms.
 	Children []Check `json:"children,omitempty"`
+}
+
+// CheckAdvice is a version that may be pulled.
+type CheckAdvice struct {
+	Tag    string         `json:"tag"`
+	Digest digest.Digest  `json:"digest"` // "" until it was resolved
+	Level  pratique.Level `json:"level"`  // patch, minor, major
 }
 
 // CheckVerdict is a verdict.
 type CheckVerdict struct {
 	Outcome pratique.Outcome `json:"outcome"` // deny, warn, allow
 	Reasons []CheckReason    `json:"reasons"`
-	Until   *time.Time       `json:"until"` // null: time alone changes nothing
-	ID      string           `json:"id"`
+	// Lifted is what would have counted against the image, but for an exception, an
+	// exempt rule or a VEX statement.
+	Lifted []CheckLift `json:"lifted"`
+	Until  *time.Time  `json:"until"` // null: time alone changes nothing
+	ID     string      `json:"id"`
+}
+
+// CheckLift is a finding, or a whole rule, that does not count.
+type CheckLift struct {
+	Policy  string     `json:"policy"`
+	Rule    string     `json:"rule"`
+	Finding string     `json:"finding"` // "": the whole rule
+	Package string     `json:"package"`
+	By      string     `json:"by"` // exception ID, rule POLICY/RULE, vex STATUS
+	Why     string     `json:"why"`
+	Until   *time.Time `json:"until"` // null: for ever
 }
 
 // CheckReason is one rule's part in the verdict.
@@ -42,6 +66,8 @@ type CheckReason struct {
 	Message string           `json:"message"`
 	// Findings are the ids that made the rule match, worst first, each once.
 	Findings []string `json:"findings"`
+	// GraceEnds is when this warning becomes a refusal; null when it does not.
+	GraceEnds *time.Time `json:"graceEnds"`
 }
 
 // CheckReport holds the facts. For an index it is the union of its children.
@@ -83,6 +109,9 @@ func newCheck(d pratique.Decision) Check {
 		Verdict: newVerdict(d.Verdict),
 		Report:  newReport(d.Report),
 	}
+	if a := d.Advice; a != nil {
+		c.Advice = &CheckAdvice{Tag: a.Tag, Digest: a.Digest, Level: a.Level}
+	}
 	platforms := make(map[digest.Digest]string, len(d.Image.Children))
 	for _, child := range d.Image.Children {
 		if p := child.Platform; p != nil && p.OS != "" {
@@ -113,15 +142,23 @@ func typedRef(r pratique.Ref) string {
 }
 
 func newVerdict(v pratique.Verdict) *CheckVerdict {
-	out := &CheckVerdict{Outcome: v.Outcome, Reasons: make([]CheckReason, 0, len(v.Reasons)), ID: v.ID, Until: instant(v.Until)}
+	out := &CheckVerdict{
+		Outcome: v.Outcome, Reasons: make([]CheckReason, 0, len(v.Reasons)), Lifted: make([]CheckLift, 0, len(v.Lifted)),
+		ID: v.ID, Until: instant(v.Until),
+	}
 	for _, r := range v.Reasons {
-		cr := CheckReason{Policy: r.Policy, Rule: r.Rule, Action: r.Action, Message: r.Message, Findings: []string{}}
+		cr := CheckReason{Policy: r.Policy, Rule: r.Rule, Action: r.Action, Message: r.Message, Findings: []string{}, GraceEnds: instant(r.GraceEnds)}
 		for _, f := range worstFirst(r.Findings) {
 			if !slices.Contains(cr.Findings, f.ID) {
 				cr.Findings = append(cr.Findings, f.ID)
 			}
 		}
 		out.Reasons = append(out.Reasons, cr)
+	}
+	for _, l := range v.Lifted {
+		out.Lifted = append(out.Lifted, CheckLift{
+			Policy: l.Policy, Rule: l.Rule, Finding: l.Finding, Package: l.Package, By: l.By, Why: l.Why, Until: instant(l.Until),
+		})
 	}
 	return out
 }
@@ -148,12 +185,16 @@ func newReport(r pratique.Report) CheckReport {
 		out.Findings = []CheckFinding{}
 	}
 	for _, f := range worstFirst(r.Findings) {
-		out.Findings = append(out.Findings, CheckFinding{
-			ID: f.ID, Kind: f.Kind, Package: f.Package, Installed: f.Installed, Fixed: f.Fixed,
-			Severity: cmp.Or(f.Severity, pratique.SeverityUnknown), Status: f.Status, Path: cmp.Or(f.Path, f.Target),
-		})
+		out.Findings = append(out.Findings, newFinding(f))
 	}
 	return out
+}
+
+func newFinding(f pratique.Finding) CheckFinding {
+	return CheckFinding{
+		ID: f.ID, Kind: f.Kind, Package: f.Package, Installed: f.Installed, Fixed: f.Fixed,
+		Severity: cmp.Or(f.Severity, pratique.SeverityUnknown), Status: f.Status, Path: cmp.Or(f.Path, f.Target),
+	}
 }
 
 // stateRank orders states by how little is known: an index is known as well as

@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -25,6 +26,8 @@ type Image struct {
 	Digest  digest.Digest    `json:"digest"`
 	State   string           `json:"state"`
 	Outcome pratique.Outcome `json:"outcome"`
+	// Pending: what its rules need to know is being looked up; a client would wait.
+	Pending bool `json:"pending,omitempty"`
 	// Findings counts by severity; null when the image was not read.
 	Findings  *Counts    `json:"findings"`
 	ScannedAt *time.Time `json:"scannedAt"`
@@ -116,7 +119,8 @@ func (s *server) page(ctx context.Context, after digest.Digest, limit int) (Imag
 // image tells of one known image what stands.
 func (s *server) image(ctx context.Context, known store.Known) (Image, error) {
 	d, err := s.Gate.Standing(ctx, known.Ref, known.Image)
-	if err != nil {
+	pending := errors.Is(err, pratique.ErrPending)
+	if err != nil && !pending {
 		return Image{}, err
 	}
 	facts := newReport(d.Report)
@@ -125,6 +129,7 @@ func (s *server) image(ctx context.Context, known store.Known) (Image, error) {
 		Digest:    known.Image.Digest,
 		State:     facts.State,
 		Outcome:   d.Verdict.Outcome,
+		Pending:   pending,
 		ScannedAt: facts.ScannedAt,
 	}
 	if facts.Findings != nil {

@@ -86,6 +86,7 @@ type Config struct {
 	Catalog  Catalog
 	Database Database
 	Reloader Reloader
+	Verdicts Verdicts
 	// Exceptions are made, listed and revoked.
 	Exceptions Exceptions
 
@@ -138,6 +139,7 @@ func (s *server) routes() http.Handler {
 		api.Handle(pattern, s.answer(h))
 	}
 	handle("GET /api/v1/check", s.check)
+	handle("GET /api/v1/verdicts/{id}", s.verdict)
 	handle("GET /api/v1/images", s.images)
 	handle("GET /api/v1/database", s.databaseStatus)
 	handle("POST /api/v1/database/import", s.databaseImport)
@@ -174,6 +176,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 /readyz                               it can decide (database, state, workers)
 /metrics                              Prometheus
 /api/v1/check?ref=REF&wait=20s        verdict on an image
+/api/v1/verdicts/ID                   a verdict that a client met
 /api/v1/images?after=DIGEST&limit=N   known images
 /api/v1/database                      vulnerability database
 /api/v1/exceptions?all=true           exceptions; POST makes one, DELETE revokes /api/v1/exceptions/ID

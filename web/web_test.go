@@ -97,7 +97,7 @@ func TestCheckAnswers(t *testing.T) {
 			name:     "refused, findings worst first",
 			decision: pratique.Decision{Image: pratique.Image{Digest: digestOf("a")}, Report: vulnerable, Verdict: refused},
 			status:   200,
-			want: `{"ref":"lab/a:1","digest":"` + digestOf("a").String() + `","verdict":{"outcome":"deny","reasons":[{"policy":"default","rule":"critical","action":"deny","message":"a fixable CRITICAL","findings":["CVE-2","CVE-1"]}],"until":"2026-11-23T12:00:00Z","id":"v1"},` +
+			want: `{"ref":"lab/a:1","digest":"` + digestOf("a").String() + `","verdict":{"outcome":"deny","reasons":[{"policy":"default","rule":"critical","action":"deny","message":"a fixable CRITICAL","findings":["CVE-2","CVE-1"],"graceEnds":null}],"lifted":[],"until":"2026-11-23T12:00:00Z","id":"v1"},` +
 				`"report":{"state":"scanned","os":{"family":"debian","name":"12.5"},"eol":false,"findings":[` +
 				`{"id":"CVE-2","kind":"vulnerability","package":"openssl","installed":"1","fixed":"2","severity":"CRITICAL","status":"fixed","path":""},` +
 				`{"id":"CVE-1","kind":"vulnerability","package":"zlib","installed":"1","fixed":"","severity":"LOW","status":"affected","path":""}],` +
@@ -107,20 +107,20 @@ func TestCheckAnswers(t *testing.T) {
 			name:     "clean is an empty list",
 			decision: pratique.Decision{Report: pratique.Report{State: pratique.StateScanned}, Verdict: pratique.Verdict{Outcome: pratique.OutcomeAllow, ID: "v"}},
 			status:   200,
-			want:     `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"allow","reasons":[],"until":null,"id":"v"},"report":{"state":"scanned","os":null,"eol":false,"findings":[],"database":null,"scannedAt":null}}`,
+			want:     `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"allow","reasons":[],"lifted":[],"until":null,"id":"v"},"report":{"state":"scanned","os":null,"eol":false,"findings":[],"database":null,"scannedAt":null}}`,
 		},
 		{
 			name: "failed is no empty list",
 			decision: pratique.Decision{Report: pratique.Report{State: pratique.StateFailed, Problems: []pratique.Problem{{Source: "worker", Message: "killed"}}},
 				Verdict: pratique.Verdict{ID: "v"}},
 			status: 200,
-			want:   `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"deny","reasons":[],"until":null,"id":"v"},"report":{"state":"failed","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null,"problems":["worker: killed"]}}`,
+			want:   `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"deny","reasons":[],"lifted":[],"until":null,"id":"v"},"report":{"state":"failed","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null,"problems":["worker: killed"]}}`,
 		},
 		{
 			name:     "nobody read what is unsupported",
 			decision: pratique.Decision{Report: pratique.Report{State: pratique.StateUnsupported}, Verdict: pratique.Verdict{Outcome: pratique.OutcomeAllow, ID: "v"}},
 			status:   200,
-			want:     `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"allow","reasons":[],"until":null,"id":"v"},"report":{"state":"unsupported","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null}}`,
+			want:     `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"allow","reasons":[],"lifted":[],"until":null,"id":"v"},"report":{"state":"unsupported","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null}}`,
 		},
 		{
 			name:   "pending by error",
@@ -138,7 +138,7 @@ func TestCheckAnswers(t *testing.T) {
 			name:     "allowed though unscanned is a verdict",
 			decision: pratique.Decision{Verdict: pratique.Verdict{Outcome: pratique.OutcomeWarn, ID: "v"}},
 			status:   200,
-			want:     `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"warn","reasons":[],"until":null,"id":"v"},"report":{"state":"unknown","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null}}`,
+			want:     `{"ref":"lab/a:1","digest":"","verdict":{"outcome":"warn","reasons":[],"lifted":[],"until":null,"id":"v"},"report":{"state":"unknown","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null}}`,
 		},
 		{
 			name: "an index is as well known as its least known child",
@@ -153,9 +153,9 @@ func TestCheckAnswers(t *testing.T) {
 				Verdict: pratique.Verdict{Outcome: pratique.OutcomeAllow, ID: "v"},
 			},
 			status: 200,
-			want: `{"ref":"lab/a:1","digest":"` + digestOf("i").String() + `","verdict":{"outcome":"allow","reasons":[],"until":null,"id":"v"},` +
+			want: `{"ref":"lab/a:1","digest":"` + digestOf("i").String() + `","verdict":{"outcome":"allow","reasons":[],"lifted":[],"until":null,"id":"v"},` +
 				`"report":{"state":"unknown","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null},"children":[` +
-				`{"ref":"lab/a@` + digestOf("a").String() + `","digest":"` + digestOf("a").String() + `","platform":"linux/amd64","verdict":{"outcome":"allow","reasons":[],"until":null,"id":"c"},"report":{"state":"scanned","os":null,"eol":false,"findings":[],"database":null,"scannedAt":null}},` +
+				`{"ref":"lab/a@` + digestOf("a").String() + `","digest":"` + digestOf("a").String() + `","platform":"linux/amd64","verdict":{"outcome":"allow","reasons":[],"lifted":[],"until":null,"id":"c"},"report":{"state":"scanned","os":null,"eol":false,"findings":[],"database":null,"scannedAt":null}},` +
 				`{"ref":"lab/a@` + digestOf("b").String() + `","digest":"` + digestOf("b").String() + `","verdict":null,"report":{"state":"unknown","os":null,"eol":false,"findings":null,"database":null,"scannedAt":null}}]}`,
 		},
 		{

@@ -16,7 +16,7 @@ import (
 func checkCommand() command {
 	return command{
 		name:  "check",
-		args:  "REF",
+		args:  "REF | --verdict ID",
 		short: "verdict on an image: would a client get it now, and if not, why",
 		long: `
 Asks a running server what a client that pulls REF now would meet. An image that
@@ -26,18 +26,27 @@ command waits for that.
 REF is what you pull by: docker.io/library/nginx:1.27, nginx:1.27 (Docker Hub,
 when it is configured), ghcr.io/org/app@sha256:…
 
-Exit code: 0 allowed or warned, 3 refused, 4 not decided yet, 1 error.`,
+--verdict finds a refusal or warning again by the id that the client was shown:
+who met it and when, the reasons, and what the same pull would meet now.
+
+Exit code: 0 allowed or warned, 3 refused, 4 not decided yet, 1 error. With
+--verdict that is what the pull would meet now.`,
 		example: []string{
 			"pratique check nginx:1.27",
 			"pratique check -o json ghcr.io/org/app:v2 | jq '.verdict.reasons'",
 			"pratique check --wait 0s --server http://pratique:5001 registry.example/app:v2",
+			"pratique check --verdict 0653343f9e83",
 		},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
 			server := serverFlag(fs)
 			output := outputFlag(fs)
 			wait := fs.Duration("wait", 5*time.Minute, "how long to wait for a verdict, as `duration`; 0s asks once")
 			all := fs.Bool("all", false, "show all findings, not the worst 40")
+			verdict := fs.String("verdict", "", "find a verdict again by the `ID` in a refusal or in the log")
 			return func(ctx context.Context, c *console, args []string) error {
+				if *verdict != "" {
+					return checkVerdict(ctx, c, *server, *output, *verdict, *all, args)
+				}
 				if err := want("check", args, "REF, for example docker.io/library/nginx:1.27"); err != nil {
 					return err
 				}

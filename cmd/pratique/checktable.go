@@ -21,10 +21,9 @@ func printCheck(w io.Writer, c web.Check, width int, all bool) error {
 		facts = append(facts, [2]string{"digest", c.Digest.String()})
 	}
 	facts = append(facts, [2]string{"verdict", verdictLine(c.Verdict)})
-	if c.Verdict != nil {
-		for _, r := range c.Verdict.Reasons {
-			facts = append(facts, [2]string{"  " + r.Action.String(), r.Policy + "/" + r.Rule + ": " + r.Message})
-		}
+	facts = append(facts, verdictFacts(c.Verdict)...)
+	if a := c.Advice; a != nil {
+		facts = append(facts, [2]string{"use", adviceLine(*a)})
 	}
 	facts = append(facts, [2]string{"scan", scanLine(c.Report)})
 	for _, p := range c.Report.Problems {
@@ -80,6 +79,67 @@ func verdictLine(v *web.CheckVerdict) string {
 		text += ", may change at " + v.Until.UTC().Format(time.RFC3339)
 	}
 	return text + ")"
+}
+
+// shownLifts is how much of what was lifted a table shows.
+const shownLifts = 10
+
+// verdictFacts are the reasons of a verdict and what was lifted from it.
+func verdictFacts(v *web.CheckVerdict) [][2]string {
+	if v == nil {
+		return nil
+	}
+	var facts [][2]string
+	for _, r := range v.Reasons {
+		text := ruleOf(r.Policy, r.Rule) + ": " + r.Message
+		if r.GraceEnds != nil {
+			text += " (refused from " + r.GraceEnds.UTC().Format(time.RFC3339) + " on)"
+		}
+		facts = append(facts, [2]string{"  " + r.Action.String(), text})
+	}
+	for i, l := range v.Lifted {
+		if i == shownLifts {
+			facts = append(facts, [2]string{"  lifted", fmt.Sprintf("and %d more: -o json shows them", len(v.Lifted)-i)})
+			break
+		}
+		facts = append(facts, [2]string{"  lifted", liftLine(l)})
+	}
+	return facts
+}
+
+// ruleOf is POLICY/RULE.
+func ruleOf(policy, rule string) string {
+	if policy == "" {
+		return rule
+	}
+	return policy + "/" + rule
+}
+
+// liftLine is "CVE-2024-1 openssl from default/critical, by exception ex-1 until …: why".
+func liftLine(l web.CheckLift) string {
+	text := strings.TrimSpace(l.Finding + " " + l.Package)
+	switch rule := ruleOf(l.Policy, l.Rule); {
+	case text == "":
+		text = "rule " + rule
+	case rule != "":
+		text += " from " + rule
+	}
+	text += ", by " + l.By
+	if l.Until != nil {
+		text += " until " + l.Until.UTC().Format(time.RFC3339)
+	}
+	if l.Why != "" {
+		text += ": " + l.Why
+	}
+	return text
+}
+
+func adviceLine(a web.CheckAdvice) string {
+	text := a.Tag
+	if text == "" {
+		text = a.Digest.String()
+	}
+	return text + ", the newest " + string(a.Level) + " version known that may be pulled"
 }
 
 func scanLine(r web.CheckReport) string {

@@ -83,8 +83,12 @@ func printImages(c *console, list web.ImageList) error {
 		if img.ScannedAt != nil {
 			scanned = img.ScannedAt.UTC().Format("2006-01-02 15:04")
 		}
+		outcome := img.Outcome.String()
+		if img.Pending {
+			outcome = "pending"
+		}
 		name, _, _ := strings.Cut(img.Ref, "@") // the digest has a column of its own
-		rows = append(rows, []string{name, short(img.Digest.String()), img.Outcome.String(), img.State, countCell(img.Findings), scanned})
+		rows = append(rows, []string{name, short(img.Digest.String()), outcome, img.State, countCell(img.Findings), scanned})
 	}
 	return printTable(c.out, width(c), []column{{"IMAGE", 16}, {"DIGEST", 0}, {"OUTCOME", 0}, {"STATE", 0}, {"C/H/M/L/U", 0}, {"SCANNED", 0}}, rows)
 }
