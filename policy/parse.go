@@ -240,7 +240,7 @@ func subject(d ruleDocument) string {
 
 func (c *compiler) rule(i int, d *ruleDocument, p *policy) rule {
 	at := place{fmt.Sprintf("rules[%d]", i), d.Pos}
-	r := rule{policy: p.name, name: d.Name, message: d.Message, exempts: d.Action == actionExempt, pos: d.Pos}
+	r := rule{policy: p.name, name: d.Name, message: d.Message, exempts: d.Action == actionExempt, pos: d.Pos, doc: d}
 	switch d.Action {
 	case "":
 		c.fail(d.Pos, "rule %q has no action: want deny, warn, allow or exempt", d.Name)

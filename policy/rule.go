@@ -12,6 +12,7 @@ import (
 type rule struct {
 	policy, name string
 	pos          strictyaml.Pos
+	doc          *ruleDocument    // for Lint
 	action       pratique.Outcome // after the policy's mode
 	exempts      bool             // lifts others; action does not count
 	lifts        []string         // of an exempt rule, as POLICY/RULE
