@@ -46,14 +46,17 @@ func putStructure(ctx context.Context, tx *sql.Tx, image int64, img pratique.Ima
 	return err
 }
 
+// SQLite has no statistics here, and guesses the order of joins: CROSS JOIN is the
+// order as written, each step by an index.
+//
 // Parts of queries: lower are the manifests in named, and those that they name as
 // children; built are those that are built on them.
 const (
 	lowered = `lower(digest) AS (SELECT digest FROM named UNION
-		SELECT c.child FROM lower JOIN images p ON p.digest = lower.digest JOIN children c ON c.parent = p.id)`
-	built = `SELECT i.digest FROM lower JOIN images b ON b.digest = lower.digest JOIN chains bc ON bc.image = b.id
-		JOIN chains c ON c.bottom = bc.bottom AND c.layers > bc.layers AND substr(c.hashes, 1 + 8 * (bc.layers - 1), 8) = bc.top
-		JOIN images i ON i.id = c.image`
+		SELECT c.child FROM lower CROSS JOIN images p ON p.digest = lower.digest CROSS JOIN children c ON c.parent = p.id)`
+	built = `SELECT i.digest FROM lower CROSS JOIN images b ON b.digest = lower.digest CROSS JOIN chains bc ON bc.image = b.id
+		CROSS JOIN chains c ON c.bottom = bc.bottom AND c.layers > bc.layers AND substr(c.hashes, 1 + 8 * (bc.layers - 1), 8) = bc.top
+		CROSS JOIN images i ON i.id = c.image`
 )
 
 // tagConcerns are the digests about which Lineage says something else when the
@@ -70,8 +73,8 @@ func tagConcerns(ctx context.Context, tx *sql.Tx, repo int64, tag string) ([]dig
 func linkConcerns(ctx context.Context, tx *sql.Tx, img pratique.Image) ([]digest.Digest, error) {
 	return digests(ctx, tx, `WITH RECURSIVE named(digest) AS (VALUES (?)), `+lowered+`,
 		upper(digest) AS (SELECT digest FROM named UNION
-			SELECT p.digest FROM upper JOIN children c ON c.child = upper.digest JOIN images p ON p.id = c.parent)
-		SELECT digest FROM lower UNION `+built+` WHERE EXISTS (SELECT 1 FROM upper JOIN tag_spans s ON s.digest = upper.digest)`, img.Digest.String())
+			SELECT p.digest FROM upper CROSS JOIN children c ON c.child = upper.digest CROSS JOIN images p ON p.id = c.parent)
+		SELECT digest FROM lower UNION `+built+` WHERE EXISTS (SELECT 1 FROM upper CROSS JOIN tag_spans s ON s.digest = upper.digest)`, img.Digest.String())
 }
 
 func digests(ctx context.Context, tx *sql.Tx, query string, args ...any) ([]digest.Digest, error) {
@@ -96,10 +99,10 @@ func digests(ctx context.Context, tx *sql.Tx, query string, args ...any) ([]dige
 func (db *DB) TagsOf(ctx context.Context, ref pratique.Ref) ([]store.TagSpan, error) {
 	var out []store.TagSpan
 	err := db.rows(ctx, `WITH RECURSIVE upper(digest) AS (VALUES (?3) UNION
-			SELECT p.digest FROM upper JOIN children c ON c.child = upper.digest JOIN images p ON p.id = c.parent)
+			SELECT p.digest FROM upper CROSS JOIN children c ON c.child = upper.digest CROSS JOIN images p ON p.id = c.parent)
 		SELECT s.tag, s.digest, s.first_at, s.last_at, s.left_at, t.digest, t.checked_at
-		FROM repositories r JOIN upper JOIN tag_spans s ON s.digest = upper.digest AND s.repository = r.id
-		JOIN tags t ON t.repository = s.repository AND t.tag = s.tag
+		FROM repositories r CROSS JOIN upper CROSS JOIN tag_spans s ON s.digest = upper.digest AND s.repository = r.id
+		CROSS JOIN tags t ON t.repository = s.repository AND t.tag = s.tag
 		WHERE r.registry = ?1 AND r.name = ?2 ORDER BY s.tag`,
 		[]any{ref.Registry, ref.Repo, ref.Digest.String()}, func(scan func(...any) error) error {
 			var tag, named, now string
@@ -143,7 +146,7 @@ func joined(a, b store.TagSpan) store.TagSpan {
 func (db *DB) TagHistory(ctx context.Context, ref pratique.Ref) ([]store.TagSpan, error) {
 	var out []store.TagSpan
 	err := db.rows(ctx, `SELECT s.digest, s.first_at, s.last_at, s.left_at, t.digest, t.checked_at
-		FROM repositories r JOIN tag_spans s ON s.repository = r.id JOIN tags t ON t.repository = r.id AND t.tag = s.tag
+		FROM repositories r CROSS JOIN tag_spans s ON s.repository = r.id CROSS JOIN tags t ON t.repository = r.id AND t.tag = s.tag
 		WHERE r.registry = ? AND r.name = ? AND s.tag = ? ORDER BY s.first_at, s.id`,
 		[]any{ref.Registry, ref.Repo, ref.Tag}, func(scan func(...any) error) error {
 			var first, last, left, checked int64
@@ -238,13 +241,13 @@ func (db *DB) BasesOf(ctx context.Context, img pratique.Image) ([]store.Known, e
 // each with one such tag: rather one that moved on to something else than one
 // that still names it, and rather that than one that is gone.
 const basesOf = `SELECT i.first_seen, i.doc, r.registry, r.name, s.tag
-	FROM json_each(?) j JOIN chains c ON c.top = unhex(j.value) JOIN images i ON i.id = c.image
-	JOIN tag_spans s ON s.id = (
+	FROM json_each(?) j CROSS JOIN chains c ON c.top = unhex(j.value) CROSS JOIN images i ON i.id = c.image
+	CROSS JOIN tag_spans s ON s.id = (
 		WITH RECURSIVE upper(digest) AS (VALUES (i.digest) UNION
-			SELECT p.digest FROM upper JOIN children h ON h.child = upper.digest JOIN images p ON p.id = h.parent)
-		SELECT n.id FROM upper JOIN tag_spans n ON n.digest = upper.digest JOIN tags t ON t.repository = n.repository AND t.tag = n.tag
+			SELECT p.digest FROM upper CROSS JOIN children h ON h.child = upper.digest CROSS JOIN images p ON p.id = h.parent)
+		SELECT n.id FROM upper CROSS JOIN tag_spans n ON n.digest = upper.digest CROSS JOIN tags t ON t.repository = n.repository AND t.tag = n.tag
 		ORDER BY t.digest = '', t.digest = n.digest, n.left_at DESC, n.id LIMIT 1)
-	JOIN repositories r ON r.id = s.repository
+	CROSS JOIN repositories r ON r.id = s.repository
 	ORDER BY c.layers DESC, i.first_seen, i.digest LIMIT 100`
 
 // lowerLayers reports whether the layers of base are the lower ones of img, but
