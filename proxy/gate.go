@@ -142,6 +142,8 @@ type inquiry struct {
 	all    bool // every child is decided, even when one is enough
 	whole  bool // the decision is for a person: made now, with its report
 
+	explained *explanations // if set, every rule's part is noted
+
 	once    sync.Once
 	holding bool
 
@@ -269,6 +271,10 @@ func (g *Gate) Referrers(ctx context.Context, r Request) (Referrers, error) {
 // pratique.ErrPending when the wait ends without a verdict; the scan goes on,
 // and the Decision says of what. Other errors are *Error or internal.
 func (g *Gate) Check(ctx context.Context, ref pratique.Ref, client netip.Addr, wait time.Duration) (pratique.Decision, error) {
+	return g.check(ctx, ref, client, wait, nil)
+}
+
+func (g *Gate) check(ctx context.Context, ref pratique.Ref, client netip.Addr, wait time.Duration, x *explanations) (pratique.Decision, error) {
 	if g.cfg.Upstreams != nil {
 		var err error
 		if ref, err = g.cfg.Upstreams.Ref(ref); err != nil {
@@ -281,7 +287,7 @@ func (g *Gate) Check(ctx context.Context, ref pratique.Ref, client netip.Addr, w
 	}
 	q := g.inquire(r)
 	defer q.close()
-	q.all, q.whole, q.wait = true, true, wait > 0
+	q.all, q.whole, q.wait, q.explained = true, true, wait > 0, x
 	hctx, cancel := ctx, context.CancelFunc(func() {})
 	if wait > 0 {
 		hctx, cancel = context.WithTimeout(ctx, wait)
@@ -291,7 +297,7 @@ func (g *Gate) Check(ctx context.Context, ref pratique.Ref, client netip.Addr, w
 	if err != nil {
 		return pratique.Decision{Ref: ref}, err
 	}
-	d, err := g.decide(hctx, ref.At(m.Image.Digest), m.Image, q, 1)
+	d, err := g.decide(hctx, r.Ref.At(m.Image.Digest), m.Image, q, 1)
 	if err == nil && !serves(d.Verdict) {
 		d.Advice = g.advise(ctx, d)
 	}

@@ -84,7 +84,7 @@ func (q *inquiry) glance() *inquiry {
 	if !q.wait {
 		return q
 	}
-	return &inquiry{gate: q.gate, client: q.client, local: q.local, all: q.all, whole: q.whole, ledger: q.ledger}
+	return &inquiry{gate: q.gate, client: q.client, local: q.local, all: q.all, whole: q.whole, explained: q.explained, ledger: q.ledger}
 }
 
 // errAbsent: the child's manifest is not here yet.

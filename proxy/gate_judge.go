@@ -49,6 +49,9 @@ func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp
 		d.Verdict = pratique.Verdict{}
 		return d, err
 	}
+	if q.explained != nil {
+		q.explained.note(d.Image.Digest, g.policies, f)
+	}
 	if !needs.Has(policy.NeedServed) || !f.FirstServed.IsZero() || g.cfg.Evidence == nil {
 		g.memory.keep(d.Ref, q.client, d.Report, d.Verdict, stamp, f.Now)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/policy"
 )
 
 // Check is what GET /api/v1/check answers and `pratique check -o json` prints.
@@ -25,6 +26,9 @@ type Check struct {
 	// is known.
 	Advice *CheckAdvice `json:"advice,omitempty"`
 	Report CheckReport  `json:"report"`
+	// Rules tell the part of every rule; left out unless asked for. Those of an index
+	// are in its children.
+	Rules []policy.Evaluation `json:"rules,omitempty"`
 	// Children of an index: those in the configured platforms.
 	Children []Check `json:"children,omitempty"`
 }

@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/policy"
 	"pratique/store"
 	"pratique/web"
 )
@@ -114,5 +116,42 @@ func TestVerdictUnknown(t *testing.T) {
 	srv = serve(t, web.Config{Gate: &fakeGate{}})
 	if status, body := ask(t, http.MethodGet, srv.URL+"/api/v1/verdicts/x", ""); status != http.StatusServiceUnavailable {
 		t.Errorf("without a history: %d %s", status, body)
+	}
+}
+
+// explainingGate explains what it decides.
+type explainingGate struct {
+	*fakeGate
+	rules map[digest.Digest][]policy.Evaluation
+}
+
+func (g explainingGate) Explain(ctx context.Context, ref pratique.Ref, client netip.Addr, wait time.Duration) (pratique.Decision, map[digest.Digest][]policy.Evaluation, error) {
+	d, err := g.Check(ctx, ref, client, wait)
+	return d, g.rules, err
+}
+
+func TestCheckExplains(t *testing.T) {
+	gate := explainingGate{
+		&fakeGate{decision: pratique.Decision{
+			Image:    pratique.Image{Digest: digestOf("index")},
+			Verdict:  pratique.Verdict{Outcome: pratique.OutcomeAllow},
+			Children: []pratique.Decision{{Image: pratique.Image{Digest: digestOf("a")}, Verdict: pratique.Verdict{Outcome: pratique.OutcomeAllow}}},
+		}},
+		map[digest.Digest][]policy.Evaluation{digestOf("a"): {{Policy: "p", Rule: "r", Action: "deny", Selected: "yes", Met: "no"}}},
+	}
+	srv := serve(t, web.Config{Gate: gate})
+	for query, want := range map[string]int{"": 0, "&explain=false": 0, "&explain=true": 1} {
+		status, body := ask(t, http.MethodGet, srv.URL+"/api/v1/check?ref=lab/a"+query, "")
+		var got web.Check
+		if err := json.Unmarshal([]byte(body), &got); err != nil || status != http.StatusOK || len(got.Rules) != 0 || len(got.Children[0].Rules) != want {
+			t.Errorf("%q: %d %s", query, status, body)
+		}
+	}
+	if status, _ := ask(t, http.MethodGet, srv.URL+"/api/v1/check?ref=lab/a&explain=please", ""); status != http.StatusBadRequest {
+		t.Errorf("explain=please: %d", status)
+	}
+	srv = serve(t, web.Config{Gate: gate.fakeGate})
+	if status, _ := ask(t, http.MethodGet, srv.URL+"/api/v1/check?ref=lab/a&explain=true", ""); status != http.StatusServiceUnavailable {
+		t.Errorf("a gate that does not explain: %d", status)
 	}
 }

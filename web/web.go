@@ -175,7 +175,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 /healthz                              the process is alive
 /readyz                               it can decide (database, state, workers)
 /metrics                              Prometheus
-/api/v1/check?ref=REF&wait=20s        verdict on an image
+/api/v1/check?ref=REF&wait=20s        verdict on an image; &explain=true: every rule's part
 /api/v1/verdicts/ID                   a verdict that a client met
 /api/v1/images?after=DIGEST&limit=N   known images
 /api/v1/database                      vulnerability database

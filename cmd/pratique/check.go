@@ -35,6 +35,7 @@ Exit code: 0 allowed or warned, 3 refused, 4 not decided yet, 1 error. With
 			"pratique check nginx:1.27",
 			"pratique check -o json ghcr.io/org/app:v2 | jq '.verdict.reasons'",
 			"pratique check --wait 0s --server http://pratique:5001 registry.example/app:v2",
+			"pratique check --explain nginx:1.27",
 			"pratique check --verdict 0653343f9e83",
 		},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
@@ -42,6 +43,7 @@ Exit code: 0 allowed or warned, 3 refused, 4 not decided yet, 1 error. With
 			output := outputFlag(fs)
 			wait := fs.Duration("wait", 5*time.Minute, "how long to wait for a verdict, as `duration`; 0s asks once")
 			all := fs.Bool("all", false, "show all findings, not the worst 40")
+			explain := fs.Bool("explain", false, "show every rule: what it read, whether it was met, what it did")
 			verdict := fs.String("verdict", "", "find a verdict again by the `ID` in a refusal or in the log")
 			return func(ctx context.Context, c *console, args []string) error {
 				if *verdict != "" {
@@ -54,7 +56,7 @@ Exit code: 0 allowed or warned, 3 refused, 4 not decided yet, 1 error. With
 				if err != nil {
 					return err
 				}
-				result, err := cl.check(ctx, args[0], *wait, newProgress(c.err, args[0]))
+				result, err := cl.check(ctx, args[0], *wait, *explain, newProgress(c.err, args[0]))
 				if err != nil {
 					return err
 				}
@@ -78,13 +80,13 @@ const askFor = 20 * time.Second
 
 // check asks until there is a verdict or wait is over, and then returns what is
 // known.
-func (cl *client) check(ctx context.Context, ref string, wait time.Duration, p *progress) (web.Check, error) {
+func (cl *client) check(ctx context.Context, ref string, wait time.Duration, explain bool, p *progress) (web.Check, error) {
 	defer p.stop()
 	deadline := time.Now().Add(wait)
 	for {
 		asked := time.Now()
 		hold := min(askFor, max(0, time.Until(deadline)))
-		result, status, err := cl.checkOnce(ctx, ref, hold)
+		result, status, err := cl.checkOnce(ctx, ref, hold, explain)
 		if err != nil || status == http.StatusOK {
 			return result, err
 		}
@@ -103,12 +105,16 @@ func (cl *client) check(ctx context.Context, ref string, wait time.Duration, p *
 	}
 }
 
-func (cl *client) checkOnce(ctx context.Context, ref string, hold time.Duration) (web.Check, int, error) {
+func (cl *client) checkOnce(ctx context.Context, ref string, hold time.Duration, explain bool) (web.Check, int, error) {
 	// The server answers within hold; the rest is for the network.
 	ctx, cancel := context.WithTimeoutCause(ctx, hold+30*time.Second, fmt.Errorf("no answer within %s", hold+30*time.Second))
 	defer cancel()
 	var out web.Check
-	status, err := cl.do(ctx, http.MethodGet, "/api/v1/check", url.Values{"ref": {ref}, "wait": {hold.String()}}, nil, &out)
+	query := url.Values{"ref": {ref}, "wait": {hold.String()}}
+	if explain {
+		query.Set("explain", "true")
+	}
+	status, err := cl.do(ctx, http.MethodGet, "/api/v1/check", query, nil, &out)
 	return out, status, err
 }
 
@@ -116,7 +122,11 @@ func (cl *client) checkOnce(ctx context.Context, ref string, hold time.Duration)
 // that lets the image through is not success.
 func checkExit(stderr io.Writer, c web.Check) error {
 	if c.Verdict == nil {
-		_, _ = fmt.Fprintf(stderr, "pratique: not decided yet (%s); the scan goes on, ask again\n", c.Report.State)
+		what := "the scan"
+		if c.Report.State != string(pratique.StatePending) {
+			what = "looking up what its rules need to know"
+		}
+		_, _ = fmt.Fprintf(stderr, "pratique: not decided yet (%s); %s goes on, ask again\n", c.Report.State, what)
 		return &exitCode{code: exitPending}
 	}
 	switch c.Verdict.Outcome {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/policy"
 	"pratique/store"
 	"pratique/web"
 )
@@ -116,5 +118,49 @@ func TestCheckVerdict(t *testing.T) {
 	f.fail = fmt.Errorf("x: %w", pratique.ErrPending)
 	if got := runCommand(t, srv.URL, "check", "--verdict", "17dba9952df8"); got.code != exitPending || !strings.Contains(got.out, "now        not known: not decided yet") {
 		t.Errorf("exit %d\n%s", got.code, got.out+got.errout)
+	}
+}
+
+// explainingServer explains what it decides.
+type explainingServer struct {
+	*fakeServer
+	rules map[digest.Digest][]policy.Evaluation
+}
+
+func (s explainingServer) Explain(ctx context.Context, ref pratique.Ref, client netip.Addr, wait time.Duration) (pratique.Decision, map[digest.Digest][]policy.Evaluation, error) {
+	d, err := s.Check(ctx, ref, client, wait)
+	return d, s.rules, err
+}
+
+func TestCheckExplain(t *testing.T) {
+	f := explainingServer{
+		&fakeServer{decisions: map[string]pratique.Decision{"lab/app:1": lived(pratique.OutcomeWarn)}},
+		map[digest.Digest][]policy.Evaluation{digest.FromString("new"): {
+			{Policy: "p", Rule: "critical", Condition: "vulnerability", Action: "deny", Selected: "yes", Met: "yes", Effect: "denies", Message: "1 vulnerability", Facts: "3 vulnerabilities"},
+			{Policy: "p", Rule: "secrets", Condition: "secret", Action: "warn", Selected: "yes", Met: "no"},
+			{Policy: "p", Rule: "pause", Condition: "always", Action: "exempt", Selected: "no", Met: "yes", Message: "not about this: repository"},
+			{Policy: "p", Rule: "signed", Condition: "signature", Action: "allow", Selected: "unknown", Met: "unknown", Message: "not known: tag"},
+			{Policy: "p", Rule: "old", Condition: "imageAge", Action: "deny", Selected: "yes", Met: "unknown"},
+			{Policy: "p", Rule: "default", Action: "deny", Selected: "yes", Met: "yes", Effect: "denies", Message: "no rule matched"},
+		}},
+	}
+	srv := httptest.NewServer(web.New(web.Config{Gate: f, Upstreams: f}))
+	t.Cleanup(srv.Close)
+	got := runCommand(t, srv.URL, "check", "lab/app:1", "--explain")
+	const want = `
+rules
+  denies   p/critical (vulnerability, deny): met; 1 vulnerability
+           read: 3 vulnerabilities
+  -        p/secrets (secret, warn): not met
+  -        p/pause (always, exempt): not about this: repository
+  -        p/signed (signature, allow): not known whether it is about this; not known: tag
+  -        p/old (imageAge, deny): not known whether it is met
+  denies   p/default (deny): met; no rule matched
+`
+	if !strings.Contains(got.out, want) {
+		t.Errorf("no %q in\n%s%s", want, got.out, got.errout)
+	}
+	if got := runCommand(t, srv.URL, "check", "lab/app:1"); strings.Contains(got.out, "rules") {
+		t.Errorf("unasked:\n%s", got.out)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"pratique"
+	"pratique/policy"
 	"pratique/web"
 )
 
@@ -41,7 +42,65 @@ func printCheck(w io.Writer, c web.Check, width int, all bool) error {
 			return err
 		}
 	}
+	if err := printRules(w, width, c); err != nil {
+		return err
+	}
 	return printFindings(w, width, c.Report.Findings, all)
+}
+
+// printRules writes the part of every rule, if it was asked for.
+func printRules(w io.Writer, width int, c web.Check) error {
+	if len(c.Rules) > 0 {
+		title := "rules"
+		if c.Platform != "" {
+			title += " " + c.Platform
+		}
+		if _, err := fmt.Fprintf(w, "\n%s\n", title); err != nil {
+			return err
+		}
+	}
+	for _, r := range c.Rules {
+		facts := [][2]string{{"  " + dash(r.Effect), ruleLine(r)}}
+		if r.Facts != "" {
+			facts = append(facts, [2]string{"", "read: " + r.Facts})
+		}
+		if err := printFacts(w, width, facts); err != nil {
+			return err
+		}
+	}
+	for _, child := range c.Children {
+		if err := printRules(w, width, child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ruleLine is "default/critical (vulnerability, deny): met; 3 fixable …".
+func ruleLine(r policy.Evaluation) string {
+	kind := r.Action
+	if r.Condition != "" {
+		kind = r.Condition + ", " + r.Action
+	}
+	text := ruleOf(r.Policy, r.Rule) + " (" + kind + ")"
+	switch {
+	case r.Selected == "no":
+	case r.Selected == "unknown":
+		text += ": not known whether it is about this"
+	case r.Met == "yes":
+		text += ": met"
+	case r.Met == "no":
+		text += ": not met"
+	default:
+		text += ": not known whether it is met"
+	}
+	if r.Message == "" {
+		return text
+	}
+	if r.Selected == "no" {
+		return text + ": " + r.Message
+	}
+	return text + "; " + r.Message
 }
 
 // printFacts writes "name  text" pairs, texts wrapped and indented.

@@ -359,7 +359,7 @@ func TestCheckGivesUpWithTheContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	started := time.Now()
-	_, status, err := cl.checkOnce(t.Context(), "lab/bad:1", time.Second)
+	_, status, err := cl.checkOnce(t.Context(), "lab/bad:1", time.Second, false)
 	if err != nil || status != http.StatusAccepted || time.Since(started) > 5*time.Second {
 		t.Errorf("status %d, %v after %s", status, err, time.Since(started))
 	}
