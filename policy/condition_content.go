@@ -85,10 +85,7 @@ func (d *licenseDocument) compile(c *compiler, at place) condition {
 		for _, known := range categories {
 			wanted[known] = truthOf(slices.Contains(d.Categories, categoryWord(known)))
 		}
-		if wanted["unknown"] == no {
-			wanted["unknown"] = unknown
-		}
-		wanted[""] = wanted["unknown"]
+		wanted[""] = wanted["unknown"] // a license that nobody has sorted
 		out.demands = append(out.demands, demand{missing: "the category of a license", fits: func(_ *evaluation, f *pratique.Finding) truth {
 			return wanted[f.Category]
 		}})

@@ -49,7 +49,7 @@ func (endOfLife) text(e *evaluation, _ *match) string {
 	if r.OS.Detected() {
 		os = oneLine(r.OS.Family + " " + r.OS.Name)
 	}
-	if r.EOLAt.IsZero() || !e.now.Before(r.EOLAt) {
+	if r.EOL || !e.now.Before(r.EOLAt) {
 		return os + " is past its end of life: new vulnerabilities are not fixed, and often not listed"
 	}
 	return os + " reaches its end of life on " + day(r.EOLAt) + ": move to a newer release"

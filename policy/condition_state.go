@@ -58,7 +58,7 @@ type always struct{}
 
 func (always) meets(*evaluation) match { return match{met: yes} }
 func (always) text(e *evaluation, _ *match) string {
-	return oneLine(e.facts.Ref.Repository()) + " is what the rule is about"
+	return "the rule is about " + oneLine(e.facts.Ref.Repository())
 }
 func (always) facts(*evaluation) string { return "" }
 func (always) needs() Needs             { return 0 }

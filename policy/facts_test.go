@@ -197,7 +197,7 @@ func (d factsDocument) facts(t testing.TB) Facts {
 	if d.Kind != "" {
 		f.Image.Kind = d.Kind
 	}
-	f.Ref = ref(t, d.Ref)
+	f.Ref = parseRef(t, d.Ref)
 	if d.Client != "" {
 		f.Client = netip.MustParseAddr(d.Client)
 	}
@@ -222,7 +222,7 @@ func (d factsDocument) facts(t testing.TB) Facts {
 	return f
 }
 
-func ref(t testing.TB, s string) pratique.Ref {
+func parseRef(t testing.TB, s string) pratique.Ref {
 	t.Helper()
 	if s == "" {
 		return pratique.Ref{}
@@ -280,7 +280,7 @@ func (d factsDocument) lineage(t testing.TB) pratique.Lineage {
 	}
 	if d.Base != "" {
 		w, _ := words(d.Base)
-		l.Base = &pratique.Base{Ref: ref(t, w[0]), Digest: wordDigest(w[1]), How: w[2]}
+		l.Base = &pratique.Base{Ref: parseRef(t, w[0]), Digest: wordDigest(w[1]), How: w[2]}
 		if w[3] != "" {
 			l.Base.MovedAt, l.Base.Now = mustDate(t, w[3]), wordDigest(w[4])
 		}

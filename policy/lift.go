@@ -17,6 +17,11 @@ type liftedFinding struct {
 
 // lift notes that a rule would have applied.
 func (e *evaluation) lift(policy, rule string, x *exemption) {
+	for i := range e.lifts {
+		if l := &e.lifts[i]; l.Policy == policy && l.Rule == rule && l.By == x.by {
+			return // the rule is called like the guard
+		}
+	}
 	e.lifts = append(e.lifts, pratique.Lift{Policy: policy, Rule: rule, By: x.by, Why: x.why, Until: x.until})
 }
 
