@@ -153,6 +153,9 @@ func (s *server) exceptionCreate(w http.ResponseWriter, r *http.Request) error {
 		}
 		e.Platform = &p
 	}
+	if e.Repository, err = s.byKey(strings.TrimSpace(e.Repository)); err != nil {
+		return err
+	}
 	if e, err = s.Exceptions.Create(r.Context(), e); err != nil {
 		return refusedException(err)
 	}
@@ -176,6 +179,21 @@ func (s *server) exceptionRevoke(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, newException(e, time.Now()))
 	return nil
+}
+
+// byKey writes a repository's glob with the key of its upstream, under which images
+// are judged. An upstream that nobody configured would make the exception one that
+// never lifts anything.
+func (s *server) byKey(glob string) (string, error) {
+	upstream, name, ok := strings.Cut(glob, "/")
+	if !ok || s.Upstreams == nil || strings.ContainsAny(upstream, "*?") {
+		return glob, nil
+	}
+	key, ok := s.Upstreams.Lookup(upstream)
+	if !ok {
+		return "", badRequest(fmt.Sprintf("repository %.200q: no upstream %.100q", glob, upstream), "configured are: "+strings.Join(s.Upstreams.Keys(), ", "))
+	}
+	return key + "/" + name, nil
 }
 
 func noException(id string) error {
