@@ -37,7 +37,8 @@ func (c *compiler) exemption(r *rule, at place, d *ruleDocument) {
 	if len(d.Lifts) == 0 {
 		c.failAt(at, "lifts", "rule %q lifts nothing: name rules under `lifts`", d.Name)
 	}
-	for _, target := range d.Lifts {
+	for i, target := range d.Lifts {
+		r.liftsAt = append(r.liftsAt, c.at(fmt.Sprintf("%s.lifts[%d]", at.path, i), d.Pos))
 		if !strings.Contains(target, "/") {
 			target = c.doc.Name + "/" + target
 		}
@@ -63,7 +64,7 @@ func (s *Set) resolve() (errs []error) {
 	for _, p := range s.policies {
 		for i := range p.rules {
 			r := &p.rules[i]
-			for _, target := range r.lifts {
+			for j, target := range r.lifts {
 				t, ok := known[target]
 				var text string
 				switch {
@@ -76,7 +77,7 @@ func (s *Set) resolve() (errs []error) {
 					text = fmt.Sprintf("lifts: rule %q allows: there is nothing to lift", target)
 				}
 				if text != "" {
-					errs = append(errs, &strictyaml.Error{Pos: r.pos, Message: text})
+					errs = append(errs, &strictyaml.Error{Pos: r.liftsAt[j], Message: text})
 				}
 			}
 		}

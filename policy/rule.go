@@ -16,6 +16,7 @@ type rule struct {
 	action       pratique.Outcome // after the policy's mode
 	exempts      bool             // lifts others; action does not count
 	lifts        []string         // of an exempt rule, as POLICY/RULE
+	liftsAt      []strictyaml.Pos
 	message      string
 	kind         kind
 	condition    condition
