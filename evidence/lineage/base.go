@@ -36,6 +36,7 @@ const (
 // build is an image in use with what it was built on. It is never changed once it
 // is on the shelf.
 type build struct {
+	ref      pratique.Ref // repository and digest
 	img      pratique.Image
 	base     *pratique.Base
 	refs     []pratique.Ref // tags of bases, to be watched
@@ -43,18 +44,19 @@ type build struct {
 	at       time.Time
 }
 
-// base is what img was built on, by what is known here.
-func (l *Lineage) base(ctx context.Context, img pratique.Image) (*pratique.Base, error) {
+// base is what img, of ref's repository, was built on, by what is known here.
+func (l *Lineage) base(ctx context.Context, ref pratique.Ref, img pratique.Image) (*pratique.Base, error) {
 	if img.Kind != pratique.KindImage {
 		return nil, nil
 	}
+	ref = tagRef(ref, "").At(img.Digest)
 	l.mu.Lock()
-	b, ok := l.builds.get(img.Digest)
+	b, ok := l.builds.get(ref)
 	l.mu.Unlock()
 	if age := l.cfg.Now().Sub(timeOf(b)); ok && b.labelled && age >= 0 && age < lookAgain {
 		return b.base, nil
 	}
-	n, err := l.find(ctx, img)
+	n, err := l.find(ctx, ref, img)
 	if err != nil {
 		return nil, err
 	}
@@ -77,8 +79,8 @@ func timeOf(b *build) time.Time {
 // keep puts b on the shelf, and moves the stamp if something else was said before.
 func (l *Lineage) keep(b *build) {
 	l.mu.Lock()
-	before, ok := l.builds.get(b.img.Digest)
-	l.builds.put(b.img.Digest, b)
+	before, ok := l.builds.get(b.ref)
+	l.builds.put(b.ref, b)
 	l.mu.Unlock()
 	if ok && !sameBase(before.base, b.base) {
 		l.changed()
@@ -94,9 +96,10 @@ func sameBase(a, b *pratique.Base) bool {
 
 // find looks for the base by what the image claims and by its layers. Of two
 // answers the one counts that has moved on, and has for longer: what an image
-// claims must not hide what it is made of.
-func (l *Lineage) find(ctx context.Context, img pratique.Image) (*build, error) {
-	b := &build{img: img, at: l.cfg.Now()}
+// claims must not hide what it is made of. Lower layers in a tag of the image's
+// own repository are an earlier build of it, and no base.
+func (l *Lineage) find(ctx context.Context, of pratique.Ref, img pratique.Image) (*build, error) {
+	b := &build{ref: of, img: img, at: l.cfg.Now()}
 	ref, d, ok := l.claim(img.Annotations)
 	report, err := l.store.Report(ctx, img.Digest)
 	switch {
@@ -121,7 +124,7 @@ func (l *Lineage) find(ctx context.Context, img pratique.Image) (*build, error) 
 	if err != nil {
 		return nil, err
 	}
-	if i := slices.IndexFunc(known, func(k store.Known) bool { return k.Ref.Tag != "" }); i >= 0 {
+	if i := slices.IndexFunc(known, func(k store.Known) bool { return k.Ref.Tag != "" && k.Ref.Repository() != of.Repository() }); i >= 0 {
 		ref := tagRef(known[i].Ref, known[i].Ref.Tag)
 		lower, err := l.held(ctx, ref, known[i].Image.Digest, img.FirstSeen)
 		if err != nil {

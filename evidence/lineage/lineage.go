@@ -123,7 +123,7 @@ type Lineage struct {
 
 	mu     sync.Mutex
 	tags   *shelf[pratique.Ref, *subject]  // tags in use, by repository and tag
-	builds *shelf[digest.Digest, *build]   // images in use, for their bases
+	builds *shelf[pratique.Ref, *build]    // images in use, by repository and digest, for their bases
 	judged *shelf[pratique.Ref, judgement] // candidates, by tag and digest
 	next   *shelf[pratique.Ref, time.Time] // when upstream is asked again: tag, or list (no tag)
 	asked  *shelf[pratique.Ref, time.Time] // when a candidate was requested last
@@ -139,7 +139,7 @@ func New(registry evidence.Registry, st Store, cfg Config) *Lineage {
 		registry: registry, store: st, cfg: cfg, metrics: newMetrics(cfg.Metrics),
 		kick:   make(chan struct{}, 1),
 		tags:   newShelf[pratique.Ref, *subject](cfg.MaxWatched),
-		builds: newShelf[digest.Digest, *build](cfg.MaxWatched),
+		builds: newShelf[pratique.Ref, *build](cfg.MaxWatched),
 		judged: newShelf[pratique.Ref, judgement](cfg.MaxWatched * perTag),
 		next:   newShelf[pratique.Ref, time.Time](cfg.MaxWatched * (perTag + 3)),
 		asked:  newShelf[pratique.Ref, time.Time](cfg.MaxWatched * perTag),
@@ -179,7 +179,7 @@ func (l *Lineage) Lineage(ctx context.Context, ref pratique.Ref, img pratique.Im
 	}
 	if needs.Has(policy.NeedBase) {
 		var err error
-		if out.Base, err = l.base(ctx, img); err != nil {
+		if out.Base, err = l.base(ctx, ref, img); err != nil {
 			return pratique.Lineage{}, err
 		}
 	}

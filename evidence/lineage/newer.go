@@ -332,3 +332,12 @@ func (l *Lineage) judge(ctx context.Context, key pratique.Ref) judgement {
 	}
 	return j
 }
+
+// Reconsider forgets which newer versions are compliant, because policies changed:
+// each is judged again when it is asked about.
+func (l *Lineage) Reconsider() {
+	l.mu.Lock()
+	l.judged = newShelf[pratique.Ref, judgement](l.judged.limit)
+	l.mu.Unlock()
+	l.changed()
+}

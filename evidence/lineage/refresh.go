@@ -13,6 +13,10 @@ const (
 	// settle is how long new tags are gathered before they are looked up: a restart
 	// of a cluster asks for many at once.
 	settle = 2 * time.Second
+	// afterScan is how often candidates that are being scanned are looked at, and
+	// maxScan how long.
+	afterScan = 10 * time.Second
+	maxScan   = 15 * time.Minute
 	// maxFailures of one upstream in a row end a pass for it.
 	maxFailures = 3
 )
@@ -21,22 +25,32 @@ const (
 // rest once in a Refresh. One lookup runs at a time, and an upstream that does not
 // answer is left alone until the next pass; what was known of it stands.
 func (l *Lineage) Run(ctx context.Context) error {
+	r := &rounds{Lineage: l, waiting: make(map[pratique.Ref]time.Time)}
 	tick := l.cfg.Refresh / ticks
-	timer := time.NewTimer(jittered(tick))
-	defer timer.Stop()
-	r := &rounds{Lineage: l}
+	turn := time.Now().Add(jittered(tick))
 	for {
+		pause := time.Until(turn)
+		if len(r.waiting) > 0 {
+			pause = min(pause, afterScan)
+		}
+		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return nil
 		case <-l.kick:
+			timer.Stop()
 			if err := sleep(ctx, min(settle, tick)); err != nil {
 				return nil
 			}
 			r.pass(ctx, false)
 		case <-timer.C:
+			if time.Now().Before(turn) {
+				r.await(ctx)
+				continue
+			}
 			r.pass(ctx, true)
-			timer.Reset(jittered(tick))
+			turn = time.Now().Add(jittered(tick))
 		}
 	}
 }
@@ -57,12 +71,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// errNoAnswer: the upstream was asked and what is known is as old as before.
+var errNoAnswer = errors.New("the upstream does not answer")
+
 // rounds are the passes of one Run; only its goroutine uses them.
 type rounds struct {
 	*Lineage
 	failures map[string]int // by upstream, in this pass
 	begun    time.Time      // of the Refresh in which fetched counts
 	fetched  int
+	waiting  map[pratique.Ref]time.Time // candidates that are being scanned, since when
 }
 
 // pass looks at all that is watched. What upstreams are asked depends on when they
@@ -94,7 +112,7 @@ func (r *rounds) pass(ctx context.Context, every bool) {
 	}
 	for _, b := range builds {
 		if err := r.build(ctx, b, every); err != nil && ctx.Err() == nil {
-			r.cfg.Log.Error("A base could not be looked at", "image", b.img.Digest, "err", err)
+			r.cfg.Log.Error("A base could not be looked at", "image", b.ref.String(), "err", err)
 		}
 	}
 	r.metrics.passes.Inc()
@@ -184,9 +202,22 @@ func (r *rounds) request(ctx context.Context, key pratique.Ref) {
 		return
 	}
 	r.fetched++
+	r.waiting[key] = now
 	r.metrics.fetched.Inc()
 	if err := r.cfg.Request(context.WithValue(ctx, judgingKey{}, new(judging)), key); err != nil && !errors.Is(err, pratique.ErrPending) {
 		r.cfg.Log.Debug("A newer version could not be fetched", "ref", key.String(), "err", err)
+	}
+}
+
+// await judges candidates whose scan may have ended.
+func (r *rounds) await(ctx context.Context) {
+	for key, since := range r.waiting {
+		if ctx.Err() != nil {
+			return
+		}
+		if j := r.judge(ctx, key); !j.pending || r.cfg.Now().Sub(since) > maxScan {
+			delete(r.waiting, key)
+		}
 	}
 }
 
@@ -201,7 +232,7 @@ func (r *rounds) build(ctx context.Context, b *build, every bool) error {
 	if !asked && !every {
 		return ctx.Err()
 	}
-	n, err := r.find(ctx, b.img)
+	n, err := r.find(ctx, b.ref, b.img)
 	if err != nil {
 		return err
 	}
@@ -258,7 +289,12 @@ func (r *rounds) ask(ctx context.Context, key pratique.Ref, kind string, asked *
 		r.later(key, at.Add(r.cfg.Refresh))
 		return nil
 	}
-	err = upstream()
+	if err = upstream(); err == nil {
+		// The cache answers for an upstream that does not.
+		if at, err = known(); err == nil && now.Sub(at) >= r.cfg.Refresh {
+			err = errNoAnswer
+		}
+	}
 	outcome := "ok"
 	switch {
 	case err == nil || errors.Is(err, pratique.ErrNotFound):
