@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +15,9 @@ import (
 
 	"pratique"
 )
+
+// maxLifted is as in pratique.Verdict.
+const maxLifted = 100
 
 // fetches of child manifests that one request has open at a time.
 const fetches = 8
@@ -286,7 +290,6 @@ func (p *panel) combine(places []int) {
 	for _, i := range places {
 		c := p.d.Children[i].Verdict
 		sum.Write([]byte("\x00" + c.ID))
-		v.Until = earlier(v.Until, c.Until)
 		if v.Policy == "" || v.Policy == "gate" {
 			v.Policy = c.Policy
 		}
@@ -296,6 +299,16 @@ func (p *panel) combine(places []int) {
 		for _, r := range c.Reasons {
 			r.Message = childName(p.wanted[i]) + ": " + r.Message
 			v.Reasons = append(v.Reasons, r)
+		}
+		for _, l := range c.Lifted {
+			if len(v.Lifted) < maxLifted && !slices.Contains(v.Lifted, l) {
+				v.Lifted = append(v.Lifted, l)
+			}
+		}
+	}
+	for i, c := range p.d.Children {
+		if p.errs[i] == nil { // of those that do not count now too: they may later
+			v.Until = earlier(v.Until, c.Verdict.Until)
 		}
 	}
 	v.ID = hex.EncodeToString(sum.Sum(nil)[:6])

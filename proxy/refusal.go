@@ -151,7 +151,7 @@ func adviceText(d pratique.Decision) string {
 func exception(ref pratique.Ref, r pratique.Reason) (what, command string) {
 	flag := ""
 	switch {
-	case r.Policy == "" || r.Policy == "gate" || r.Rule == "default" || unscannable(r):
+	case r.Policy == "" || r.Policy == "gate" || unscannable(r):
 		return "", ""
 	case len(r.Findings) > 0:
 		what, flag = r.Findings[0].ID, "--finding"

@@ -101,7 +101,7 @@ func TestRefusalException(t *testing.T) {
 		{"nothing", "", finding(""), ""},
 		{"the gate's own", "", pratique.Reason{Policy: "gate", Rule: "foreign-layer", Message: "m"}, ""},
 		{"no policy", "", pratique.Reason{Rule: "default", Message: "m"}, ""},
-		{"the default", "", pratique.Reason{Policy: "p", Rule: "default", Message: "m"}, ""},
+		{"the default", "", pratique.Reason{Policy: "p", Rule: "default", Message: "m"}, "pratique exception create --rule p/default" + repo},
 		{"not scanned", "", pratique.Reason{Policy: "p", Rule: "unscanned", Message: "m"}, ""},
 		{"scan failed, by a rule of another name", "", pratique.Reason{Policy: "p", Rule: "mine", State: pratique.StateFailed, Message: "m"}, ""},
 		{"a name without room", strings.Repeat("a/", 120) + "x", finding("CVE-1"), ""},
