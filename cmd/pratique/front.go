@@ -37,6 +37,8 @@ type behind struct {
 	scans   proxy.Scans
 	catalog store.Catalog
 	stamps  store.Stamper
+	facts   *facts
+	record  proxy.Recorder
 	log     *slog.Logger
 	metrics prometheus.Registerer
 }
@@ -55,7 +57,7 @@ var (
 // put makes a front and has it meet clients from now on.
 func (l *live) put(cfg config.Config, policies *policy.Set, ups *upstreams) {
 	f := &front{cfg: cfg, policies: policies, upstreams: ups}
-	f.gate = proxy.NewGate(l.cache, l.scans, l.catalog, inForce{policies, l}, gateConfig(cfg, ups.names, l.stamps, l.metrics))
+	f.gate = proxy.NewGate(l.cache, l.scans, l.catalog, inForce{policies, l}, l.gateConfig(cfg, ups.names))
 	server := proxy.ServerConfig{
 		Upstreams: ups.names, BareHead: cfg.Refusal.Head == config.HeadBare, Log: l.log, Metrics: l.metrics,
 	}
@@ -127,3 +129,6 @@ func (p inForce) Version() string {
 
 // ReadsClient implements what the gate asks once.
 func (p inForce) ReadsClient() bool { return p.own.ReadsClient() }
+
+// Needs are those of the policies that judge.
+func (p inForce) Needs() policy.Needs { return p.now().Needs() }

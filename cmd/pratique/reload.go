@@ -91,7 +91,7 @@ func (r *reloader) Reload(ctx context.Context) (web.Reloaded, error) {
 }
 
 // reload makes everything before it changes anything.
-func (r *reloader) reload(context.Context) (web.Reloaded, error) {
+func (r *reloader) reload(ctx context.Context) (web.Reloaded, error) {
 	next, err := r.load()
 	if err != nil {
 		return web.Reloaded{}, err
@@ -106,6 +106,14 @@ func (r *reloader) reload(context.Context) (web.Reloaded, error) {
 	if err != nil {
 		return web.Reloaded{}, err
 	}
+	facts, err := r.live.facts.prepare(now)
+	if err != nil {
+		return web.Reloaded{}, err
+	}
+	if err := r.live.facts.exceptions.Reload(ctx); err != nil {
+		return web.Reloaded{}, err
+	}
+	r.live.facts.use(facts)
 	setLevel(r.level, now.Log)
 	r.fetch.use(ups.transport())
 	r.live.put(now, policies, ups)
@@ -125,6 +133,8 @@ func (r *reloader) reload(context.Context) (web.Reloaded, error) {
 // applied while the process runs. Every other key needs a restart.
 func hot(current, next config.Config) config.Config {
 	current.Policies = next.Policies
+	current.VEX.Files = next.VEX.Files
+	current.Trust = next.Trust
 	current.Upstreams = next.Upstreams
 	current.Platforms = next.Platforms
 	current.Refusal = next.Refusal

@@ -149,7 +149,13 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	)
 
 	// Decide, and answer; anew when the configuration is read again.
-	front := &live{behind: behind{cache: cache, scans: scans, catalog: catalog, stamps: state, log: log, metrics: metrics}}
+	history := newHistory(cfg, state, log, metrics)
+	front := &live{behind: behind{cache: cache, scans: scans, catalog: catalog, stamps: state, record: history, log: log, metrics: metrics}}
+	if front.facts, err = newFacts(ctx, cfg, state, front, fetch); err != nil {
+		return err
+	}
+	parts.Add(rungroup.Part{Name: "history", Run: untilStopped(history.Run)})
+	parts.Add(front.facts.parts...)
 	front.put(cfg, policies, upstreams)
 	reload := newReloader(p, front, fetch)
 	parts.Add(
@@ -158,6 +164,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	)
 	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
 		Gate: front, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Reloader: reload, Upstreams: front,
+		Verdicts: state, Exceptions: front.facts.exceptions,
 		Probes: probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,
 	}), log)

@@ -53,15 +53,17 @@ func cacheConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registe
 	}
 }
 
-func gateConfig(cfg config.Config, names *proxy.UpstreamIndex, stamps store.Stamper, metrics prometheus.Registerer) proxy.GateConfig {
+func (b *behind) gateConfig(cfg config.Config, names *proxy.UpstreamIndex) proxy.GateConfig {
 	return proxy.GateConfig{
 		Platforms: cfg.WantedPlatforms(),
 		Hold:      least(cfg.Registry.Hold),
 		MaxHeld:   cfg.Registry.MaxHeld,
 		Help:      cfg.Refusal.Help,
 		Upstreams: names,
-		Stamps:    stamps,
-		Metrics:   metrics,
+		Evidence:  b.facts,
+		Record:    b.record,
+		Stamps:    b.stamps,
+		Metrics:   b.metrics,
 	}
 }
 

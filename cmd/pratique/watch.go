@@ -61,7 +61,7 @@ func watched(cfg config.Config) []string {
 		if id.Key != "" {
 			out = append(out, id.Key)
 		}
-		out = append(out, id.Notation.CA...)
+		out = append(append(out, id.Notation.CA...), id.Notation.TSA...)
 	}
 	if cfg.Trust.TrustedRoot != "" {
 		out = append(out, cfg.Trust.TrustedRoot)

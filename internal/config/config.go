@@ -353,6 +353,9 @@ type SigstoreIdentity struct {
 type NotationIdentity struct {
 	// CA are files with the trusted authorities' certificates, PEM.
 	CA []string `yaml:"ca"`
+	// TSA are files with the root certificates of trusted time stampers, PEM: a
+	// signature that they stamped while its certificate was valid outlives it.
+	TSA []string `yaml:"tsa"`
 	// Subjects are distinguished names as in Notation's trust policies
 	// (x509.subject: C=US, ST=WA, O=acme); empty means everybody that the
 	// authorities certify.

@@ -103,7 +103,7 @@ func (c *checker) identity(at, name string, cfg *Config) {
 			c.fail(at+".sigstore", "keyless signatures need trust.trustedRoot, a file with Sigstore's authorities and logs")
 		}
 	}
-	if len(id.Notation.CA) > 0 || len(id.Notation.Subjects) > 0 {
+	if len(id.Notation.CA) > 0 || len(id.Notation.TSA) > 0 || len(id.Notation.Subjects) > 0 {
 		ways = append(ways, "notation")
 		if len(id.Notation.CA) == 0 {
 			c.fail(at+".notation", "want ca: the authorities that are believed")
