@@ -52,6 +52,7 @@ type ruleDocument struct {
 	UnusedFor        *unusedForDocument        `yaml:"unusedFor"`
 	Signature        *signatureDocument        `yaml:"signature"`
 	Provenance       *provenanceDocument       `yaml:"provenance"`
+	Expression       *expressionDocument       `yaml:"expression"`
 	Unscanned        *unscannedDocument        `yaml:"unscanned"`
 	Incomplete       *incompleteDocument       `yaml:"incomplete"`
 	ScanFailed       *scanFailedDocument       `yaml:"scanFailed"`
@@ -125,6 +126,7 @@ const maxMessage = 300
 // compiler gathers the mistakes of one file.
 type compiler struct {
 	doc       document
+	source    []byte // of the file
 	positions strictyaml.Positions
 	errs      []error
 }
@@ -154,7 +156,7 @@ func (c *compiler) has(p place, key string) bool {
 
 // compile reads one file.
 func compile(f File) (*policy, error) {
-	c := &compiler{doc: document{Pos: strictyaml.Pos{File: f.Name}}}
+	c := &compiler{source: f.Data, doc: document{Pos: strictyaml.Pos{File: f.Name}}}
 	var err error
 	if c.positions, err = strictyaml.Decode(f.Name, f.Data, &c.doc); err != nil {
 		return nil, err
