@@ -368,7 +368,7 @@ func TestCombine(t *testing.T) {
 		{"nothing is nothing", nil, pratique.OutcomeDeny, time.Time{}, 0},
 		{"allow and warn", []pratique.Decision{child("warn", "a", time.Time{}), child("allow", "b", later)}, pratique.OutcomeAllow, later, 1},
 		{"warn and warn", []pratique.Decision{child("warn", "a", later), child("warn", "b", soon)}, pratique.OutcomeWarn, soon, 2},
-		{"warn and deny", []pratique.Decision{child("", "a", soon), child("warn", "b", time.Time{})}, pratique.OutcomeWarn, time.Time{}, 1},
+		{"warn and deny", []pratique.Decision{child("", "a", soon), child("warn", "b", time.Time{})}, pratique.OutcomeWarn, soon, 1},
 		{"deny and deny", []pratique.Decision{child("", "a", time.Time{}), child("", "b", soon)}, pratique.OutcomeDeny, soon, 2},
 		{"a word of nobody's", []pratique.Decision{child("allowed", "a", time.Time{})}, pratique.OutcomeDeny, time.Time{}, 1},
 	}
