@@ -46,8 +46,9 @@ type imageConfig struct {
 }
 
 // inventory analyses the image's content, as far as that was not done before,
-// and merges it. Problems of the image are in the result.
-func (s *Scanner) inventory(ctx context.Context, ref pratique.Ref, img pratique.Image, key string) (pratique.Inventory, error) {
+// and merges it; its config's claims come with it. Problems of the image are in
+// the result.
+func (s *Scanner) inventory(ctx context.Context, ref pratique.Ref, img pratique.Image, key string) (pratique.Inventory, pratique.ConfigFacts, error) {
 	var raw []byte
 	layers := make([]pratique.Inventory, len(img.Layers))
 	g, gctx := errgroup.WithContext(ctx)
@@ -66,16 +67,17 @@ func (s *Scanner) inventory(ctx context.Context, ref pratique.Ref, img pratique.
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return pratique.Inventory{}, err
+		return pratique.Inventory{}, pratique.ConfigFacts{}, err
 	}
+	claims := configFacts(raw)
 	problems := verify(img, layers, raw)
 	if fatal(problems) {
-		return pratique.Inventory{Analyzer: key, Problems: problems}, nil
+		return pratique.Inventory{Analyzer: key, Problems: problems}, claims, nil
 	}
 	base := pratique.Merge(layers, nil).OS
 	config, err := s.config(ctx, img.Config.Digest, raw, base, key)
 	if err != nil {
-		return pratique.Inventory{}, err
+		return pratique.Inventory{}, pratique.ConfigFacts{}, err
 	}
 	merged := pratique.Merge(layers, &config)
 	if len(layers) == 0 {
@@ -84,7 +86,7 @@ func (s *Scanner) inventory(ctx context.Context, ref pratique.Ref, img pratique.
 		merged.Layer = ""
 	}
 	merged.Problems = passing(append(merged.Problems, problems...))
-	return merged, nil
+	return merged, claims, nil
 }
 
 // positions groups equal layers: a layer may occur more than once in an image.

@@ -3,6 +3,7 @@ package scanner
 import (
 	"context"
 	"io"
+	"time"
 
 	"pratique"
 )
@@ -44,8 +45,12 @@ type Matcher interface {
 	Match(ctx context.Context, cs []pratique.Component) ([][]pratique.Vulnerability, pratique.Engine, error)
 	// Engine is what Match would use now.
 	Engine() (pratique.Engine, error)
-	// EOL reports whether the OS release is past its end of life now.
-	EOL(ctx context.Context, os pratique.OS) bool
+	// EOL reports whether the OS release is past its end of life now, and when that
+	// end is; the zero time when nobody knows.
+	EOL(ctx context.Context, os pratique.OS) (past bool, at time.Time)
+	// License classifies a license as a package names it: the name to show, the
+	// category (see pratique.Finding), and the severity of that.
+	License(license string) (name, category string, s pratique.Severity)
 }
 
 // ErrNoDatabase is pratique.ErrNoDatabase, which Match's error wraps.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -166,8 +167,8 @@ func (c *closer) Close() error {
 	return nil
 }
 
-// fakeAnalyzer reads layers of lines: "os FAMILY NAME", "pkg NAME VERSION",
-// "secret RULE PATH", "problem TEXT", "fatal TEXT".
+// fakeAnalyzer reads layers of lines: "os FAMILY NAME", "pkg NAME VERSION
+// LICENSE…", "app TYPE PATH NAME LICENSE…", "license NAME PATH", "secret RULE PATH", "problem TEXT", "fatal TEXT".
 type fakeAnalyzer struct {
 	key string // if empty, the constant
 	// layer, if not nil, may change or replace what Layer answers.
@@ -207,7 +208,14 @@ func (a *fakeAnalyzer) Layer(ctx context.Context, d pratique.Descriptor, r io.Re
 		case "os":
 			inv.OS = pratique.OS{Family: w[1], Name: w[2]}
 		case "pkg":
-			set.Packages = append(set.Packages, pratique.Package{ID: w[1] + "@" + w[2], Name: w[1], Version: w[2], SrcName: w[1], SrcVersion: w[2]})
+			set.Packages = append(set.Packages, pratique.Package{ID: w[1] + "@" + w[2], Name: w[1], Version: w[2], SrcName: w[1], SrcVersion: w[2], Licenses: slices.DeleteFunc(w[3:], func(l string) bool { return l == "" })})
+		case "app":
+			inv.Applications = append(inv.Applications, pratique.Application{Type: w[1], Path: w[2], Packages: []pratique.Package{
+				{Name: w[3], Version: "1", Licenses: slices.DeleteFunc(w[4:], func(l string) bool { return l == "" })},
+				{Name: "dev-of-" + w[3], Version: "1", Licenses: []string{"GPL-3.0"}, Dev: true},
+			}})
+		case "license":
+			inv.Licenses = append(inv.Licenses, pratique.License{Name: w[1], Path: w[2], Type: "license-file"})
 		case "secret":
 			inv.Secrets = append(inv.Secrets, pratique.Secret{RuleID: w[1], Path: w[2], Severity: pratique.SeverityCritical, Title: "a secret"})
 		case "problem":
@@ -283,6 +291,25 @@ func (m *fakeMatcher) Engine() (pratique.Engine, error) {
 	return m.engine, nil
 }
 
-func (m *fakeMatcher) EOL(_ context.Context, os pratique.OS) bool { return os.Name == "8" }
+func (m *fakeMatcher) EOL(_ context.Context, os pratique.OS) (bool, time.Time) {
+	if os.Name == "8" {
+		return true, oldEnds
+	}
+	return false, time.Time{}
+}
+
+// oldEnds is when the release "8" ended.
+var oldEnds = now.Add(-1000 * time.Hour)
+
+// License knows two licenses.
+func (m *fakeMatcher) License(name string) (string, string, pratique.Severity) {
+	switch name {
+	case "GPL-3.0":
+		return name, "restricted", pratique.SeverityHigh
+	case "MIT":
+		return name, "notice", pratique.SeverityLow
+	}
+	return name, "unknown", pratique.SeverityUnknown
+}
 
 var errHook = errors.New("injected")

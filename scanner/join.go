@@ -18,7 +18,7 @@ import (
 const maxSwaps = 5
 
 // match makes and stores the report of an image whose content was read.
-func (s *Scanner) match(ctx context.Context, img pratique.Image, key string, inv pratique.Inventory) (pratique.Report, error) {
+func (s *Scanner) match(ctx context.Context, img pratique.Image, key string, inv pratique.Inventory, claims pratique.ConfigFacts) (pratique.Report, error) {
 	components, occurrences := inv.Components()
 	if err := s.state.PutImage(ctx, img.Digest, components, occurrences); err != nil {
 		return pratique.Report{}, err
@@ -37,9 +37,11 @@ func (s *Scanner) match(ctx context.Context, img pratique.Image, key string, inv
 	}
 	engine.Analyzer = key
 	findings = append(findings, contentFindings(inv)...)
+	findings = append(findings, s.licenseFindings(inv)...)
 	slices.SortStableFunc(findings, worseFirst)
+	eol, ends := s.matcher.EOL(ctx, inv.OS)
 	return s.put(ctx, pratique.Report{
-		Image: img.Digest, State: inv.State(), OS: inv.OS, EOL: s.matcher.EOL(ctx, inv.OS),
+		Image: img.Digest, State: inv.State(), OS: inv.OS, EOL: eol, EOLAt: ends, Config: claims,
 		Findings: findings, Problems: inv.Problems, Engine: engine,
 		ScannedAt: s.cfg.Now().UTC(), FirstSeen: img.FirstSeen,
 	})
@@ -93,7 +95,8 @@ func (s *Scanner) rematch(ctx context.Context, image digest.Digest) (pratique.Re
 	}
 	slices.SortStableFunc(findings, worseFirst)
 	engine.Analyzer = r.Engine.Analyzer
-	r.Findings, r.Engine, r.EOL, r.ScannedAt = findings, engine, s.matcher.EOL(ctx, r.OS), s.cfg.Now().UTC()
+	r.EOL, r.EOLAt = s.matcher.EOL(ctx, r.OS)
+	r.Findings, r.Engine, r.ScannedAt = findings, engine, s.cfg.Now().UTC()
 	s.metrics.rematches.Inc()
 	return s.put(ctx, r)
 }
@@ -201,7 +204,7 @@ func join(byID map[pratique.ComponentID]pratique.Component, occurrences []pratiq
 				ID: v.ID, Kind: pratique.KindVulnerability, Component: o.Component,
 				Package: c.Name, Ecosystem: c.Context.Type, Installed: o.Installed,
 				Fixed: v.Fixed, Status: v.Status, Severity: v.Severity,
-				Path: o.Path, Target: o.Target, Layer: o.Layer,
+				Path: o.Path, Target: o.Target, Layer: o.Layer, PURL: o.PURL,
 				Title: v.Title, URL: v.URL, CVSS: v.CVSS, Source: v.Source, VendorIDs: v.VendorIDs,
 			})
 		}
@@ -209,7 +212,7 @@ func join(byID map[pratique.ComponentID]pratique.Component, occurrences []pratiq
 	return out, nil
 }
 
-// contentFindings are those that analysis alone makes, without a database.
+// contentFindings are those that analysis alone makes, but for licenses.
 func contentFindings(inv pratique.Inventory) []pratique.Finding {
 	var out []pratique.Finding
 	for _, x := range inv.Secrets {
@@ -220,9 +223,6 @@ func contentFindings(inv pratique.Inventory) []pratique.Finding {
 			continue
 		}
 		out = append(out, pratique.Finding{ID: x.ID, Kind: pratique.KindMisconfiguration, Ecosystem: x.Type, Severity: x.Severity, Path: x.Path, Layer: x.Layer, Title: cmp.Or(x.Title, x.Message), URL: x.URL})
-	}
-	for _, x := range inv.Licenses {
-		out = append(out, pratique.Finding{ID: x.Name, Kind: pratique.KindLicense, Ecosystem: x.Type, Severity: pratique.SeverityUnknown, Package: x.Package, Path: x.Path, Layer: x.Layer})
 	}
 	return out
 }

@@ -121,20 +121,20 @@ func (s *Scanner) scan(ctx context.Context, ref pratique.Ref) (pratique.Report, 
 	}
 	key := s.analyzer.Key()
 	if !img.Runnable() {
-		return s.settle(ctx, img, key, pratique.StateUnsupported, []pratique.Problem{{Source: "image", Message: describe(img)}})
+		return s.settle(ctx, img, key, pratique.StateUnsupported, pratique.ConfigFacts{}, []pratique.Problem{{Source: "image", Message: describe(img)}})
 	}
 	if problems := s.refuse(img); len(problems) > 0 {
-		return s.settle(ctx, img, key, pratique.StateFailed, problems)
+		return s.settle(ctx, img, key, pratique.StateFailed, pratique.ConfigFacts{}, problems)
 	}
-	inv, err := s.inventory(ctx, ref, img, key)
+	inv, claims, err := s.inventory(ctx, ref, img, key)
 	if err != nil {
 		return pratique.Report{}, err
 	}
 	switch inv.State() {
 	case pratique.StateScanned, pratique.StateIncomplete:
-		return s.match(ctx, img, key, inv)
+		return s.match(ctx, img, key, inv, claims)
 	case pratique.StateFailed:
-		return s.settle(ctx, img, key, pratique.StateFailed, inv.Problems)
+		return s.settle(ctx, img, key, pratique.StateFailed, claims, inv.Problems)
 	default:
 		return pratique.Report{}, errors.New("the layers merged to nothing known")
 	}
@@ -176,14 +176,14 @@ func (s *Scanner) refuse(img pratique.Image) []pratique.Problem {
 }
 
 // settle stores a report that holds problems and no findings.
-func (s *Scanner) settle(ctx context.Context, img pratique.Image, key string, state pratique.State, problems []pratique.Problem) (pratique.Report, error) {
+func (s *Scanner) settle(ctx context.Context, img pratique.Image, key string, state pratique.State, claims pratique.ConfigFacts, problems []pratique.Problem) (pratique.Report, error) {
 	engine, err := s.matcher.Engine()
 	if err != nil && !errors.Is(err, pratique.ErrNoDatabase) {
 		return pratique.Report{}, err
 	}
 	engine.Analyzer = key
 	return s.put(ctx, pratique.Report{
-		Image: img.Digest, State: state, Problems: problems, Engine: engine,
+		Image: img.Digest, State: state, Config: claims, Problems: problems, Engine: engine,
 		ScannedAt: s.cfg.Now().UTC(), FirstSeen: img.FirstSeen,
 	})
 }

@@ -40,12 +40,13 @@ func TestScan(t *testing.T) {
 	want := pratique.Report{
 		Image: ref.Digest, State: pratique.StateScanned, OS: pratique.OS{Family: "debian", Name: "12"},
 		Findings: []pratique.Finding{
-			{ID: "CVE-1", Kind: pratique.KindVulnerability, Component: curl, Package: "curl", Ecosystem: "debian", Installed: "7.88", Severity: pratique.SeverityCritical, Target: "var/lib/dpkg/status", Layer: upper, FirstSeen: now},
-			{ID: "CVE-1", Kind: pratique.KindVulnerability, Component: zlib, Package: "zlib1g", Ecosystem: "debian", Installed: "1.2", Fixed: "1.3", Status: "fixed", Severity: pratique.SeverityCritical, Target: "var/lib/dpkg/status", Layer: lower, Title: "t", URL: "u", CVSS: 9.8, Source: "debian", VendorIDs: []string{"DSA-1"}, FirstSeen: now},
+			{ID: "CVE-1", Kind: pratique.KindVulnerability, Component: curl, Package: "curl", Ecosystem: "debian", Installed: "7.88", Severity: pratique.SeverityCritical, Target: "var/lib/dpkg/status", Layer: upper, PURL: "pkg:deb/debian/curl@7.88?distro=debian-12", FirstSeen: now},
+			{ID: "CVE-1", Kind: pratique.KindVulnerability, Component: zlib, Package: "zlib1g", Ecosystem: "debian", Installed: "1.2", Fixed: "1.3", Status: "fixed", Severity: pratique.SeverityCritical, Target: "var/lib/dpkg/status", Layer: lower, Title: "t", URL: "u", CVSS: 9.8, Source: "debian", VendorIDs: []string{"DSA-1"}, PURL: "pkg:deb/debian/zlib1g@1.2?distro=debian-12", FirstSeen: now},
 			{ID: "aws-key", Kind: pratique.KindSecret, Severity: pratique.SeverityCritical, Path: "etc/creds", Layer: upper, Title: "a secret", FirstSeen: now},
 			{ID: "DS-0002", Kind: pratique.KindMisconfiguration, Severity: pratique.SeverityHigh, Title: "runs as root", FirstSeen: now},
-			{ID: "CVE-2", Kind: pratique.KindVulnerability, Component: zlib, Package: "zlib1g", Ecosystem: "debian", Installed: "1.2", Status: "affected", Severity: pratique.SeverityLow, Target: "var/lib/dpkg/status", Layer: lower, FirstSeen: now},
+			{ID: "CVE-2", Kind: pratique.KindVulnerability, Component: zlib, Package: "zlib1g", Ecosystem: "debian", Installed: "1.2", Status: "affected", Severity: pratique.SeverityLow, Target: "var/lib/dpkg/status", Layer: lower, PURL: "pkg:deb/debian/zlib1g@1.2?distro=debian-12", FirstSeen: now},
 		},
+		Config: pratique.ConfigFacts{Platform: pratique.Platform{OS: "linux", Architecture: "amd64"}},
 		Engine:    pratique.Engine{Version: "v0.74.0", Analyzer: key, Database: digest.FromString("db1"), DatabaseAt: now.Add(-time.Hour)},
 		ScannedAt: now, FirstSeen: now.Add(-time.Hour),
 	}
@@ -237,10 +238,10 @@ func TestStates(t *testing.T) {
 
 func TestEOL(t *testing.T) {
 	l := newLab(t, scanner.Config{})
-	if r := l.scan(l.image("old", nil, "os debian 8\npkg libc6 1\n")); !r.EOL || r.State != pratique.StateScanned {
-		t.Errorf("%s, end of life %v", r.State, r.EOL)
+	if r := l.scan(l.image("old", nil, "os debian 8\npkg libc6 1\n")); !r.EOL || !r.EOLAt.Equal(oldEnds) || r.State != pratique.StateScanned {
+		t.Errorf("%s, end of life %v, at %s", r.State, r.EOL, r.EOLAt)
 	}
-	if r := l.scan(l.image("new", nil, base)); r.EOL {
+	if r := l.scan(l.image("new", nil, base)); r.EOL || !r.EOLAt.IsZero() {
 		t.Error("end of life")
 	}
 }

@@ -337,7 +337,7 @@ func TestEOL(t *testing.T) {
 		{pratique.OS{}, "2026-11-23", false},
 	} {
 		m := match.New(match.Config{Now: func() time.Time { return at(c.day) }})
-		if got := m.EOL(t.Context(), c.os); got != c.want {
+		if got, _ := m.EOL(t.Context(), c.os); got != c.want {
 			t.Errorf("%+v on %s: %t, want %t", c.os, c.day, got, c.want)
 		}
 	}

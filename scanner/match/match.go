@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/aquasecurity/trivy/pkg/clock"
+	"github.com/aquasecurity/trivy/pkg/licensing"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique"
@@ -51,6 +52,10 @@ type Matcher struct {
 	log     *slog.Logger
 	slots   chan struct{} // one token for each goroutine that may match
 	metrics metrics
+
+	ends       table[pratique.OS, time.Time] // zero: not known
+	licenses   table[string, license]
+	classifier licensing.Scanner
 }
 
 // New returns a Matcher without a database: Match and Engine say
@@ -67,6 +72,8 @@ func New(cfg Config) *Matcher {
 		log:     cfg.Log,
 		slots:   make(chan struct{}, cfg.Workers),
 		metrics: newMetrics(cfg.Metrics),
+
+		classifier: newClassifier(),
 	}
 }
 
@@ -109,22 +116,6 @@ func (m *Matcher) engine() (pratique.Engine, error) {
 		return pratique.Engine{}, pratique.ErrNoDatabase
 	}
 	return shared.engine, nil
-}
-
-// EOL reports whether the OS release is past its end of life now. A release
-// that Trivy's tables do not know counts as supported: it can be the newest.
-// It needs no database.
-func (m *Matcher) EOL(ctx context.Context, os pratique.OS) bool {
-	if !os.Detected() {
-		return false
-	}
-	g := group{class: pratique.ClassOS, kind: os.Family, name: os.Name, extended: os.Extended, supplier: os.Supplier}
-	_, eol, err := g.scanOS(m.withClock(ctx), nil)
-	if err != nil {
-		m.log.WarnContext(ctx, "end of life is not known", "os", os.Family, "release", os.Name, "error", err)
-		return false
-	}
-	return eol
 }
 
 func (m *Matcher) withClock(ctx context.Context) context.Context {
