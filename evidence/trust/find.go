@@ -69,7 +69,7 @@ func (t *Trust) find(ctx context.Context, ref pratique.Ref, wanted []string, kep
 			return pratique.Attestations{}, err
 		}
 		if err := s.look(ctx, at); err != nil {
-			if i == 0 || !errors.Is(err, errNoParent) {
+			if i == 0 || !errors.Is(err, errNoSubject) {
 				return pratique.Attestations{}, err
 			}
 			s.problem(at.Digest, err)
@@ -85,7 +85,7 @@ func (t *Trust) find(ctx context.Context, ref pratique.Ref, wanted []string, kep
 		switch err := s.look(ctx, at); {
 		case err == nil:
 			s.found.Subjects = append(s.found.Subjects, name)
-		case errors.Is(err, errNoParent): // it is gone
+		case errors.Is(err, errNoSubject): // it is gone
 		default:
 			s.found.Subjects = append(s.found.Subjects, name)
 			s.partial = true
@@ -102,8 +102,8 @@ func (t *Trust) find(ctx context.Context, ref pratique.Ref, wanted []string, kep
 	return s.found, nil
 }
 
-// errNoParent: what is said to list the image is not there or does not.
-var errNoParent = errors.New("no index that lists the image")
+// errNoSubject: what should be the image, or list it, is not there or does not.
+var errNoSubject = errors.New("no such image, or index that lists it")
 
 // goOn takes over what was verified before: a part of what is there could not be
 // fetched, which says nothing of what it holds. It is due again soon.
@@ -136,8 +136,8 @@ func same(a, b pratique.Attestations) bool {
 func (s *search) look(ctx context.Context, ref pratique.Ref) error {
 	img, raw, err := s.t.registry.Manifest(ctx, ref)
 	switch {
-	case errors.Is(err, pratique.ErrNotFound) && ref.Digest != s.image:
-		return errNoParent
+	case errors.Is(err, pratique.ErrNotFound):
+		return fmt.Errorf("manifest %s: %w: %w", ref.Digest, errNoSubject, err)
 	case err != nil:
 		return fmt.Errorf("manifest %s: %w", ref.Digest, err)
 	case ref.Digest.Algorithm().FromBytes(raw) != ref.Digest:
@@ -146,7 +146,7 @@ func (s *search) look(ctx context.Context, ref pratique.Ref) error {
 		if listed, err := s.lists(ctx, ref, img, pratique.MaxIndexDepth); err != nil {
 			return err
 		} else if !listed {
-			return errNoParent
+			return fmt.Errorf("manifest %s: %w", ref.Digest, errNoSubject)
 		}
 	}
 	sub := subject{ref, img, raw}
