@@ -148,6 +148,7 @@ type evaluation struct {
 	lifted   []liftedFinding
 	exempted []exemption
 	lifts    []pratique.Lift
+	asked    match // of the rule that is judged; here, so that it is not allocated for each
 	until    time.Time
 	mark     uint64 // of the findings in the reasons
 }

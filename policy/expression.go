@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -135,7 +134,7 @@ func (x *expression) collect(e *evaluation, m *match) {
 		return
 	}
 	shape := x.schema.shape("Finding")
-	var places []position
+	var places []uint64
 	for i := range e.findings {
 		f := &e.findings[i]
 		vars := x.variables(e)
@@ -143,17 +142,14 @@ func (x *expression) collect(e *evaluation, m *match) {
 		for _, a := range x.about {
 			vars.local = a.name
 			if met, _ := ask(a.program, vars); met != no {
-				places = append(places, position{sortKey(f, rank(f.Severity)), i})
+				places = append(places, placeOf(f, i))
 				break
 			}
 		}
 	}
-	slices.SortFunc(places, func(a, b position) int {
-		return cmp.Or(cmp.Compare(b.key, a.key), compareNames(&e.findings[a.index], &e.findings[b.index]))
-	})
-	for _, p := range places {
-		f := &e.findings[p.index]
-		m.findings = append(m.findings, *f)
+	m.findings = worstFirst(e.findings, places)
+	for i := range m.findings {
+		f := &m.findings[i]
 		m.mark += distinguish(f.ID, f.Package, f.Installed, f.Path)
 	}
 }

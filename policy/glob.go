@@ -7,26 +7,40 @@ import (
 	"strings"
 )
 
-// pattern is a compiled glob. Its literal beginning is tried first, which
-// settles most comparisons.
+// pattern is a compiled glob. Most have one star, or none, and need no more than
+// their literal beginning and end compared.
 type pattern struct {
 	prefix string
-	rest   *regexp.Regexp // nil when the pattern is all literal
+	stars  int // 0: all literal; 1: anything but "/" up to suffix; 2: anything up to it
+	suffix string
+	rest   *regexp.Regexp // of what follows prefix, for all other patterns
 }
 
-func (p pattern) match(s string) bool {
-	if p.rest == nil {
-		return s == p.prefix
-	}
+func (p *pattern) match(s string) bool {
 	rest, ok := strings.CutPrefix(s, p.prefix)
-	return ok && p.rest.MatchString(rest)
+	if !ok {
+		return false
+	}
+	if p.rest != nil {
+		return p.rest.MatchString(rest)
+	}
+	middle, ok := strings.CutSuffix(rest, p.suffix)
+	switch {
+	case !ok:
+		return false
+	case p.stars == 0:
+		return rest == ""
+	case p.stars == 1:
+		return strings.IndexByte(middle, '/') < 0
+	}
+	return true
 }
 
 type globs []pattern
 
 func (gs globs) match(s string) bool {
-	for _, g := range gs {
-		if g.match(s) {
+	for i := range gs {
+		if gs[i].match(s) {
 			return true
 		}
 	}
@@ -47,6 +61,10 @@ func glob(text string) (pattern, error) {
 		return pattern{prefix: text}, nil
 	}
 	p := pattern{prefix: text[:i]}
+	if after := strings.TrimLeft(text[i:], "*"); !strings.ContainsAny(after, "*?") && len(text)-i-len(after) <= 2 && text[i] == '*' {
+		p.stars, p.suffix = len(text)-i-len(after), after
+		return p, nil
+	}
 	var b strings.Builder
 	b.WriteString(`\A(?s:`)
 	for ; i < len(text); i++ {

@@ -13,8 +13,9 @@ func (p *policy) judge(e *evaluation, reasons []pratique.Reason) []pratique.Reas
 		if r.exempts {
 			continue
 		}
-		m := r.ask(e)
-		if !r.applies(&m) {
+		e.asked = r.ask(e)
+		m := &e.asked
+		if !r.applies(m) {
 			continue
 		}
 		if r.action != pratique.OutcomeAllow {
@@ -28,8 +29,8 @@ func (p *policy) judge(e *evaluation, reasons []pratique.Reason) []pratique.Reas
 		}
 		named = named || r.kind == guard
 		had := len(reasons)
-		reasons = r.reasons(e, &m, reasons)
-		matched = matched || r.counts(&m, reasons[had:])
+		reasons = r.reasons(e, m, reasons)
+		matched = matched || r.counts(m, reasons[had:])
 	}
 	if !named {
 		reasons, matched = p.guard(e, guard, reasons, matched)

@@ -46,9 +46,25 @@ func (s *selector) selects(e *evaluation) (truth, string) {
 	if s.repository != nil && !s.repository.match(ref.Repo) {
 		return no, "repository"
 	}
-	sure, missing := yes, ""
-	for _, ask := range [...]func(*evaluation) (truth, string){s.selectsTag, s.selectsArtifact, s.selectsPlatform, s.selectsClient} {
-		switch t, m := ask(e); t {
+	sure, missing := s.selectsTag(e)
+	switch sure {
+	case no:
+		return no, missing
+	case yes:
+		missing = ""
+	}
+	for i := range 3 {
+		var t truth
+		var m string
+		switch i {
+		case 0:
+			t, m = s.selectsArtifact(e)
+		case 1:
+			t, m = s.selectsPlatform(e)
+		default:
+			t, m = s.selectsClient(e)
+		}
+		switch t {
 		case no:
 			return no, m
 		case unknown:

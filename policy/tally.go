@@ -102,41 +102,53 @@ func (t *tally) worst(c class, minRank int, fixable bool) []pratique.Finding {
 	return (*sorted)[:n:n]
 }
 
-// position is where a finding stands in the report, and what it is sorted by first.
-type position struct {
-	key   uint64 // greater is worse
-	index int
-}
-
 // collect gathers n findings through their places, because a Finding is large.
 func (t *tally) collect(c class, minRank int, fixable bool, n int) []pratique.Finding {
-	order := make([]position, 0, n)
+	places := make([]uint64, 0, n)
 	for i := range t.findings {
 		f := &t.findings[i]
 		if classOf(f.Kind) != c || fixable && !isFixable(f) {
 			continue
 		}
-		if r := rank(f.Severity); r >= minRank {
-			order = append(order, position{sortKey(f, r), i})
+		if rank(f.Severity) >= minRank {
+			places = append(places, placeOf(f, i))
 		}
 	}
-	slices.SortFunc(order, func(a, b position) int {
-		if a.key != b.key {
-			return cmp.Compare(b.key, a.key)
+	return worstFirst(t.findings, places)
+}
+
+// worstFirst returns the findings at places, which it sorts.
+func worstFirst(findings []pratique.Finding, places []uint64) []pratique.Finding {
+	slices.Sort(places)
+	for i := 0; i < len(places); {
+		j := i + 1
+		for j < len(places) && places[j]>>32 == places[i]>>32 {
+			j++
 		}
-		return compareNames(&t.findings[a.index], &t.findings[b.index])
-	})
-	out := make([]pratique.Finding, len(order))
-	for i, p := range order {
-		out[i] = t.findings[p.index]
+		if j > i+1 {
+			slices.SortFunc(places[i:j], func(a, b uint64) int {
+				return compareNames(&findings[uint32(a)], &findings[uint32(b)]) //nolint:gosec // the low half is the index
+			})
+		}
+		i = j
+	}
+	out := make([]pratique.Finding, len(places))
+	for i, p := range places {
+		out[i] = findings[uint32(p)] //nolint:gosec // the low half is the index
 	}
 	return out
 }
 
-// sortKey orders findings by severity, then what can be fixed first, then by
-// score (CVSS, 0 to 10).
-func sortKey(f *pratique.Finding, rank int) uint64 {
-	return uint64(rank)<<32 | uint64(index(isFixable(f)))<<31 | uint64(max(0, min(f.CVSS, 10))*100)
+// placeOf is where a finding stands in a report, below what it is sorted by
+// first: severity, then what can be fixed, then score (CVSS, 0 to 10). The
+// smallest is the worst.
+func placeOf(f *pratique.Finding, i int) uint64 {
+	var score uint64
+	if f.CVSS > 0 {
+		score = uint64(min(f.CVSS, 10) * 100)
+	}
+	key := uint64(rank(f.Severity))<<12 | uint64(index(isFixable(f)))<<11 | score //nolint:gosec // a rank is 0 to 4
+	return (1<<16-key)<<32 | uint64(i)                                            //nolint:gosec // an index is not negative
 }
 
 // compareNames makes the order total, so that a verdict reads the same each
