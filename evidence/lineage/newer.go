@@ -82,8 +82,9 @@ func tagRef(ref pratique.Ref, tag string) pratique.Ref {
 // first, then by version.
 func (l *Lineage) newer(ctx context.Context, ref pratique.Ref, names, current []string) ([]pratique.Newer, error) {
 	var out []pratique.Newer
+	var list *listing // read once, if at all
 	for _, s := range leading(ref, names) {
-		candidates, err := l.candidates(ctx, s)
+		candidates, err := l.candidates(ctx, s, &list)
 		if err != nil {
 			return nil, err
 		}
@@ -123,19 +124,22 @@ func leading(ref pratique.Ref, names []string) []*subject {
 	return out[:min(len(out), maxSubjects)]
 }
 
-// candidates are those of s, read from the store the first time.
-func (l *Lineage) candidates(ctx context.Context, s *subject) ([]candidate, error) {
+// candidates are those of s, read from the store the first time; list is the one
+// of the repository, or nil until somebody needs it.
+func (l *Lineage) candidates(ctx context.Context, s *subject, list **listing) ([]candidate, error) {
 	l.mu.Lock()
 	known, ok := l.tags.get(s.ref)
 	l.mu.Unlock()
 	if ok && known.loaded {
 		return known.candidates, nil
 	}
-	list, err := l.list(ctx, s.ref)
-	if err != nil {
-		return nil, err
+	if *list == nil {
+		var err error
+		if *list, err = l.list(ctx, s.ref); err != nil {
+			return nil, err
+		}
 	}
-	return l.load(ctx, s, list)
+	return l.load(ctx, s, *list)
 }
 
 // load reads a subject's candidates from list and store, and keeps them. It moves

@@ -27,21 +27,13 @@ const (
 )
 
 var (
-	// Names with digits in them that are no versions: platforms (a variant for
-	// armv7 is no newer armv6) and the Windows host that an image needs.
-	fixed = regexp.MustCompile(`^(?i:x86[_-]64|x86|x64|amd64|i[3-6]86|386|arm64v8|arm64|arm32v[5-8]|armv[5-8]l?|armhf|aarch64|s390x|ppc64(?:le|el)|mips64(?:le|el)?|riscv64|loong64|win(?:32|64)|ltsc[0-9]{4}|(?:nanoserver|windowsservercore)-[0-9]{4,5}|k8s)(?:$|[^0-9A-Za-z])`)
-	// Names that a counter follows at once.
-	glued = regexp.MustCompile(`^(?:k3s|rke2)`)
-
 	// 2024-10-01, 2024_10_01 and 2024-10.
 	dashed = regexp.MustCompile(`^((?:19|20)[0-9]{2})([-_])(0[1-9]|1[0-2])(?:([-_])(0[1-9]|[12][0-9]|3[01]))?(?:$|[^0-9.])`)
 	// 20241001, and with the time: 202410011230, 20241001123059.
 	compact = regexp.MustCompile(`^((?:19|20)[0-9]{2})(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])((?:[01][0-9]|2[0-3])[0-5][0-9](?:[0-5][0-9])?)?$`)
 
-	dotted = regexp.MustCompile(`^[0-9]+(?:\.[0-9]+)*`)
-	alpha  = regexp.MustCompile(`^[A-Za-z]+`)
-	year   = regexp.MustCompile(`^(?:19|20)[0-9]{2}$`)
-	hex    = regexp.MustCompile(`^g?[0-9a-f]{7,64}$`)
+	year = regexp.MustCompile(`^(?:19|20)[0-9]{2}$`)
+	hex  = regexp.MustCompile(`^g?[0-9a-f]{7,64}$`)
 )
 
 // scan cuts a tag into separators, words and versions.
@@ -59,29 +51,75 @@ func scan(tag string) []token {
 func next(s string, before []token) token {
 	fresh := len(before) == 0 || before[len(before)-1].kind == separator
 	if fresh {
-		if m := fixed.FindStringIndex(s); m != nil && (len(before) > 0 || !isDigit(s[0])) {
-			end := m[1]
-			if !isAlnum(s[end-1]) {
-				end-- // the boundary
-			}
-			return token{kind: word, text: s[:end]}
-		}
-		if m := glued.FindString(s); m != "" {
-			return token{kind: word, text: m}
+		if n := fixed(s); n > 0 && (len(before) > 0 || !isDigit(s[0])) {
+			return token{kind: word, text: s[:n]}
 		}
 	}
-	if fresh || isV(before, len(before)-1) {
+	if len(s) >= 7 && (s[4] == '-' || s[4] == '_') && (fresh || isV(before, len(before)-1)) {
 		if m := dashed.FindStringSubmatch(s); m != nil {
 			return date(m)
 		}
 	}
-	if m := dotted.FindString(s); m != "" {
-		return numeric(m)
-	}
-	if m := alpha.FindString(s); m != "" {
-		return token{kind: word, text: m}
+	switch {
+	case isDigit(s[0]):
+		return numeric(s[:dotted(s)])
+	case isAlnum(s[0]):
+		return token{kind: word, text: s[:run(s, isLetter)]}
 	}
 	return token{kind: separator, text: s[:1]}
+}
+
+// fixed is the length of the name that s begins with if that is one with digits in
+// it that are no version: of a platform (a variant for armv7 is no newer armv6),
+// of the Windows host that an image needs, or one that a counter follows at once.
+func fixed(s string) int {
+	if strings.HasPrefix(s, "k3s") {
+		return len("k3s")
+	}
+	if strings.HasPrefix(s, "rke2") {
+		return len("rke2")
+	}
+	n := run(s, isAlnum)
+	name := strings.ToLower(s[:n])
+	switch name {
+	case "x86":
+		if n+3 <= len(s) && (s[n] == '_' || s[n] == '-') && s[n+1:n+1+run(s[n+1:], isAlnum)] == "64" {
+			return n + 3
+		}
+		return n
+	case "x64", "amd64", "i386", "i586", "i686", "386", "arm64", "arm64v8", "arm32v5", "arm32v6", "arm32v7", "arm32v8", "armv5", "armv6", "armv7", "armv8",
+		"armv6l", "armv7l", "armv8l", "armhf", "aarch64", "s390x", "ppc64le", "ppc64el", "mips64", "mips64le", "mips64el", "riscv64", "loong64",
+		"win32", "win64", "k8s":
+		return n
+	case "nanoserver", "windowsservercore":
+		if n < len(s) && s[n] == '-' {
+			if digits := run(s[n+1:], isDigit); digits >= 4 && digits == run(s[n+1:], isAlnum) {
+				return n + 1 + digits
+			}
+		}
+	}
+	if strings.HasPrefix(name, "ltsc") && n == len("ltsc2022") && run(name[4:], isDigit) == 4 {
+		return n
+	}
+	return 0
+}
+
+// run is how many bytes at the beginning of s are in a class.
+func run(s string, in func(byte) bool) int {
+	n := 0
+	for n < len(s) && in(s[n]) {
+		n++
+	}
+	return n
+}
+
+// dotted is the length of the numbers with dots between them that s begins with.
+func dotted(s string) int {
+	n := 0
+	for n < len(s) && (isDigit(s[n]) || s[n] == '.' && n+1 < len(s) && isDigit(s[n+1])) {
+		n++
+	}
+	return n
 }
 
 // date is a token of a date with separators; m are the submatches of dashed.
@@ -100,6 +138,17 @@ func date(m []string) token {
 func numeric(s string) token {
 	t := token{kind: number, text: s}
 	parts := strings.Split(s, ".")
+	if len(parts[0]) >= 8 {
+		parts = t.compact(parts)
+	}
+	for _, p := range parts {
+		t.numbers = append(t.numbers, trim(p))
+	}
+	return t
+}
+
+// compact reads the first part if it is a date, and returns the others.
+func (t *token) compact(parts []string) []string {
 	if m := compact.FindStringSubmatch(parts[0]); m != nil {
 		t.style = "date"
 		t.numbers = []string{m[1], trim(m[2]), trim(m[3])}
@@ -110,12 +159,9 @@ func numeric(s string) token {
 			}
 			t.numbers = append(t.numbers, trim(m[4]))
 		}
-		parts = parts[1:]
+		return parts[1:]
 	}
-	for _, p := range parts {
-		t.numbers = append(t.numbers, trim(p))
-	}
-	return t
+	return parts
 }
 
 // mainAt finds the version that the tag is about: the first that stands alone or
@@ -147,8 +193,11 @@ func isV(ts []token, i int) bool {
 // hashed reports whether a part of the tag is the hash of a commit or of content:
 // such tags come in no order.
 func hashed(tag string) bool {
-	for _, p := range strings.FieldsFunc(tag, func(r rune) bool { return r == '-' || r == '_' || r == '.' }) {
-		if hex.MatchString(p) && strings.ContainsAny(p, "0123456789") && strings.ContainsAny(p, "abcdef") {
+	if len(tag) < minHash {
+		return false
+	}
+	for p := range strings.FieldsFuncSeq(tag, func(r rune) bool { return r == '-' || r == '_' || r == '.' }) {
+		if len(p) >= minHash && hex.MatchString(p) && strings.ContainsAny(p, "0123456789") && strings.ContainsAny(p, "abcdef") {
 			return true
 		}
 	}
@@ -259,4 +308,6 @@ func trim(s string) string {
 
 func isDigit(b byte) bool { return '0' <= b && b <= '9' }
 
-func isAlnum(b byte) bool { return isDigit(b) || 'a' <= b|0x20 && b|0x20 <= 'z' }
+func isLetter(b byte) bool { return 'a' <= b|0x20 && b|0x20 <= 'z' }
+
+func isAlnum(b byte) bool { return isDigit(b) || isLetter(b) }
