@@ -64,10 +64,19 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w exception: "+format, append([]any{pratique.ErrInvalid}, args...)...)
 }
 
+// Years in which exceptions may begin and end: what a clock or a store cannot hold is
+// a slip of the pen.
+const firstYear, lastYear = 2000, 2199
+
+func plausible(t time.Time) bool { return t.Year() >= firstYear && t.Year() <= lastYear }
+
 // checkDuration is Validate's with the time from which a file's entry counts.
 func checkDuration(x pratique.Exception, most time.Duration, since time.Time) error {
 	if since.IsZero() {
 		since = x.Created
+	}
+	if !x.Expires.IsZero() && !plausible(x.Expires.Add(-24*time.Hour)) {
+		return invalid("expires is not in the years %d to %d", firstYear, lastYear)
 	}
 	if end := since.Add(most); most > 0 && x.Expires.After(end) {
 		return invalid("it would last until %s; at most %s is allowed here, until %s", x.Expires.Format(time.RFC3339), days(most), end.UTC().Format(time.RFC3339))

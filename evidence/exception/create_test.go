@@ -3,9 +3,11 @@ package exception_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,6 +90,9 @@ func TestCreateRefuses(t *testing.T) {
 		{"no end", func(x *pratique.Exception) { x.Expires = time.Time{} }, "expires is required"},
 		{"over", func(x *pratique.Exception) { x.Expires = start }, "before it begins"},
 		{"too long", func(x *pratique.Exception) { x.Expires = start.Add(90*24*time.Hour + time.Second) }, "at most 90d is allowed here, until 2027-02-21T12:00:00Z"},
+		{"for ever", func(x *pratique.Exception) {
+			x.Expires = time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -5*3600))
+		}, "not in the years 2000 to 2199"},
 		{"half a platform", func(x *pratique.Exception) { x.Platform = &pratique.Platform{OS: "linux"} }, "platform"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -263,5 +268,29 @@ func TestConcurrency(t *testing.T) {
 	all, err := f.List(t.Context())
 	if err != nil || len(all) != 40 || len(f.ids()) != 20 {
 		t.Errorf("%d, %d in force, %v; want 40 and 20", len(all), len(f.ids()), err)
+	}
+}
+
+// TestHangingFile: a file that does not answer holds up who reads it, and nobody
+// else.
+func TestHangingFile(t *testing.T) {
+	f := setup(t, database(t), "pipe")
+	if err := syscall.Mkfifo(f.cfg.Files[0], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error)
+	go func() { read <- f.Reload(t.Context()) }()
+	x, err := f.Create(t.Context(), asked())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Revoke(t.Context(), x.ID, "ben", "fixed"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(f.cfg.Files[0], []byte("exceptions: []\n"), 0o600); err != nil { // and it answers
+		t.Fatal(err)
+	}
+	if err := <-read; err != nil {
+		t.Error(err)
 	}
 }

@@ -64,7 +64,9 @@ type Exceptions struct {
 	current atomic.Pointer[policy.Exceptions]
 	stamp   atomic.Uint64
 
-	mu      sync.Mutex        // orders writes: store first, then what follows
+	reading sync.Mutex // one Reload at a time; a file that hangs holds up no Create
+	mu      sync.Mutex // orders writes: store first, then what follows
+
 	applied map[string]string // digest of each file's content as it was last applied
 	// list is what the store has, oldest first. Written under mu; what it points to
 	// never changes.
@@ -164,29 +166,34 @@ func (e *Exceptions) Revoke(ctx context.Context, id, by, why string) (pratique.E
 // the same. A file is acted on once for each content: who revokes one of its
 // exceptions by hand is not overruled by reading it again.
 func (e *Exceptions) Reload(ctx context.Context) error {
+	e.reading.Lock()
+	defer e.reading.Unlock()
+	files, broken := readFiles(e.cfg.Files)
+
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	all, err := e.store.Exceptions(ctx)
 	if err != nil {
 		e.metrics.failures.Inc()
-		return fmt.Errorf("exceptions: %w", err)
+		return errors.Join(fmt.Errorf("exceptions: %w", err), broken)
 	}
-	files, err := readFiles(e.cfg.Files)
-	if err == nil {
+	if err = broken; err == nil {
 		all, err = e.follow(ctx, all, files)
 	}
 	if err != nil {
 		e.metrics.failures.Inc()
 	}
+	slices.SortFunc(all, byAge)
 	if e.current.Load() == nil || !slices.EqualFunc(all, e.all(), same) {
 		e.replace(all)
 	}
 	return err
 }
 
-// replace puts all in force. Callers hold mu.
+// replace puts all, which becomes its own, in force. Callers hold mu.
 func (e *Exceptions) replace(all []pratique.Exception) {
-	compiled, err := policy.NewExceptions(all)
+	slices.SortFunc(all, byAge)
+	compiled, err := policy.NewExceptions(relevant(all, e.cfg.Now()))
 	if err != nil { // written by another version of Pratique; the others hold
 		e.cfg.Log.Error("some exceptions cannot be read and lift nothing", "error", err)
 	}
@@ -195,6 +202,18 @@ func (e *Exceptions) replace(all []pratique.Exception) {
 	e.stamp.Add(1)
 	e.list.Store(&all)
 	e.cfg.OnChange()
+}
+
+// remembered is how long an exception that is over is shown to decisions, for those
+// that are made about the past (policy simulate). The history of pulls is as long.
+const remembered = 100 * 24 * time.Hour
+
+// relevant leaves out what lifts nothing at any time that a decision is made about:
+// a history of years would cost every decision.
+func relevant(all []pratique.Exception, now time.Time) []pratique.Exception {
+	return slices.DeleteFunc(slices.Clone(all), func(x pratique.Exception) bool {
+		return !x.Revoked.IsZero() || x.Expires.Before(now.Add(-remembered))
+	})
 }
 
 // all is what the store had when it was last read or written. Not to be changed.
@@ -257,7 +276,7 @@ func same(a, b pratique.Exception) bool {
 	return a.ID == b.ID && a.Revoked.Equal(b.Revoked)
 }
 
-// byAge orders as the store does.
+// byAge orders those of one second too, so that lists can be compared.
 func byAge(a, b pratique.Exception) int {
 	return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
 }

@@ -58,6 +58,43 @@ func reopen(t *testing.T, path string) *sqlite.DB {
 	return db
 }
 
+// memory is a store for tests that have no need of a real one.
+type memory struct {
+	mu  sync.Mutex
+	all []pratique.Exception
+}
+
+func (m *memory) CreateException(_ context.Context, e pratique.Exception) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slices.ContainsFunc(m.all, func(x pratique.Exception) bool { return x.ID == e.ID }) {
+		return store.ErrExists
+	}
+	m.all = append(m.all, e)
+	return nil
+}
+
+func (m *memory) RevokeException(_ context.Context, id, by, why string, at time.Time) (pratique.Exception, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.all {
+		if m.all[i].ID != id {
+			continue
+		}
+		if m.all[i].Revoked.IsZero() {
+			m.all[i].Revoked, m.all[i].RevokedBy, m.all[i].RevokedWhy = at, by, why
+		}
+		return m.all[i], nil
+	}
+	return pratique.Exception{}, pratique.ErrNotFound
+}
+
+func (m *memory) Exceptions(context.Context) ([]pratique.Exception, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.all), nil
+}
+
 var errDisk = errors.New("disk is gone")
 
 // failing is a store of which the write number n fails, after it was done when

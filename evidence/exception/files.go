@@ -61,10 +61,11 @@ type instant struct {
 func (i *instant) UnmarshalText(b []byte) (err error) {
 	if i.Time, err = time.Parse(time.DateOnly, string(b)); err == nil {
 		i.date = true
-		return nil
-	}
-	if i.Time, err = time.Parse(time.RFC3339, string(b)); err != nil {
+	} else if i.Time, err = time.Parse(time.RFC3339, string(b)); err != nil {
 		return fmt.Errorf("want a date such as 2026-12-31, which means its end in UTC, or a time such as 2026-12-31T12:00:00Z, not %q", b)
+	}
+	if !plausible(i.Time) {
+		return fmt.Errorf("%s is not in the years %d to %d", b, firstYear, lastYear)
 	}
 	return nil
 }
@@ -272,7 +273,6 @@ func (e *Exceptions) follow(ctx context.Context, all []pratique.Exception, files
 			e.applied[f.name] = f.sum
 		}
 	}
-	slices.SortStableFunc(all, byAge)
 	return all, err
 }
 

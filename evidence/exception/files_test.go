@@ -108,10 +108,12 @@ func TestBrokenFilesChangeNothing(t *testing.T) {
 		{"a guard", file("  - {rule: default/unscanned, repository: lab/x, reason: r, author: a, expires: 2026-12-31}\n"), "a.yaml:2:5: invalid exception: default/unscanned cannot be lifted"},
 		{"twice", file(one, two, one), "a.yaml:4:5: invalid exception: the same as the one in line 2"},
 		{"no platform", file("  - {finding: CVE-2024-0002, platform: amd64, repository: lab/x, reason: r, author: a, expires: 2026-12-31}\n"), "want os/architecture"},
+		{"a year that no clock has", file("  - {finding: CVE-2024-0002, repository: lab/x, reason: r, author: a, expires: 9999-12-31}\n"), "not in the years 2000 to 2199"},
+		{"a year before all clocks", file("  - {finding: CVE-2024-0002, repository: lab/x, reason: r, author: a, created: 0001-01-01, expires: 2026-12-31}\n"), "not in the years"},
 		{"every mistake", file("  - {repository: lab/x, author: a, expires: 2026-12-31}\n"), "a.yaml:2:5: invalid exception: say why"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			f := setup(t, database(t), "b.yaml", "a.yaml")
+			f := setup(t, &memory{}, "b.yaml", "a.yaml")
 			f.write("b.yaml", file(two))
 			f.write("a.yaml", file(one))
 			f.reload()
@@ -307,7 +309,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 		for _, persisted := range []bool{false, true} {
 			for _, restart := range []bool{false, true} {
 				t.Run(fmt.Sprintf("write %d persisted=%t restart=%t", n, persisted, restart), func(t *testing.T) {
-					db := &failing{kept: database(t)}
+					db := &failing{kept: &memory{}}
 					f := setup(t, db, "a.yaml")
 					f.write("a.yaml", file(one, two))
 					f.reload()

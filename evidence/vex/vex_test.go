@@ -275,7 +275,7 @@ func TestBounds(t *testing.T) {
 	}
 	for name, tc := range map[string]struct{ doc, want string }{
 		"OpenVEX, components of every product": {fmt.Sprintf(openVEX, `{"vulnerability": {"name": "C"}, "status": "fixed", "products": [`+
-			many(300, `{"@id": "pkg:oci/p%d", "subcomponents": [`+strings.ReplaceAll(many(1000, `{"@id": "pkg:npm/c%d"}`), "%", "%%")+`]}`)+`]}`), "more than 200000"},
+			many(52, `{"@id": "pkg:oci/p%d", "identifiers": {"purl": "pkg:oci/x", "cpe22": "a", "cpe23": "b"}, "subcomponents": [`+strings.ReplaceAll(many(1000, `{"@id": "pkg:npm/c%d"}`), "%", "%%")+`]}`)+`]}`), "more than 200000"},
 		"CSAF, flags of large groups": {csafHead + `"product_tree": {"product_groups": [{"group_id": "g", "product_ids": [` + many(2000, `"p%d"`) + `]}]},
 "vulnerabilities": [{"cve": "C", "product_status": {"fixed": ["p"]}, "flags": [` + many(5000, `{"label": "l%d", "group_ids": ["g"]}`) + `]}]}`, "flags and threats name more than"},
 		"CSAF, all products of all": {csafHead + `"product_tree": {"full_product_names": [` + many(90, `{"product_id": "a", "product_identification_helper": {"purl": "pkg:npm/a%d"}}`) + `],
