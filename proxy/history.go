@@ -165,13 +165,20 @@ func (h *History) flush(ctx context.Context) {
 	if len(batch) == 0 {
 		return
 	}
-	if err := errors.Join(h.verdicts(ctx, batch), h.pulls(ctx, batch)); err != nil {
+	err := h.verdicts(ctx, batch)
+	if err == nil {
+		err = h.pulls(ctx, batch)
+	}
+	if err != nil {
+		h.putBack(batch)
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return // stopping: the last flush comes
+		}
 		h.failed.Inc()
 		if !h.broken {
 			h.cfg.Log.ErrorContext(ctx, "pulls cannot be written down, and wait", "error", err)
 		}
 		h.broken = true
-		h.putBack(batch)
 		return
 	}
 	if h.broken {

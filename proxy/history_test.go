@@ -26,6 +26,7 @@ type memPulls struct {
 	verdicts  []store.Judged
 	forgotten []time.Time
 	err       error
+	verdict   error // fails writes of verdicts alone
 	block     chan struct{}
 }
 
@@ -50,8 +51,8 @@ func (m *memPulls) Record(ctx context.Context, ps []store.Pull) error {
 func (m *memPulls) RecordVerdicts(_ context.Context, js []store.Judged) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.err != nil {
-		return m.err
+	if err := errors.Join(m.err, m.verdict); err != nil {
+		return err
 	}
 	m.verdicts = append(m.verdicts, js...)
 	return nil
@@ -165,6 +166,28 @@ func TestHistoryTriesAgain(t *testing.T) {
 		}
 		if testutil.ToFloat64(h.failed) < 2 || testutil.ToFloat64(h.dropped) != 0 || testutil.ToFloat64(h.written) != 3 {
 			t.Error("metrics do not tell")
+		}
+	})
+}
+
+// TestHistoryKeepsVerdictAndPullTogether: a pull is not on record without its
+// verdict, and not twice.
+func TestHistoryKeepsVerdictAndPullTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memPulls{verdict: errors.New("locked")}
+		h := NewHistory(m, HistoryConfig{})
+		stop := running(t, h)
+		h.Record(asked("0", pratique.OutcomeDeny))
+		time.Sleep(2 * time.Second)
+		if n := len(m.ids()); n != 0 {
+			t.Errorf("%d pulls without their verdicts", n)
+		}
+		m.mu.Lock()
+		m.verdict = nil
+		m.mu.Unlock()
+		stop()
+		if len(m.ids()) != 1 || len(m.verdicts) != 1 {
+			t.Errorf("%d pulls, %d verdicts", len(m.ids()), len(m.verdicts))
 		}
 	})
 }
