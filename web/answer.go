@@ -246,7 +246,9 @@ func unionReport(children []Check) CheckReport {
 	if out.State == string(pratique.StateUnsupported) {
 		out.Findings = nil // nobody read anything
 	}
-	slices.SortStableFunc(out.Findings, func(a, b CheckFinding) int { return cmp.Compare(b.Severity.Rank(), a.Severity.Rank()) })
+	slices.SortStableFunc(out.Findings, func(a, b CheckFinding) int {
+		return cmp.Or(licensesLast(a.Kind, b.Kind), cmp.Compare(b.Severity.Rank(), a.Severity.Rank()))
+	})
 	return out
 }
 
@@ -261,6 +263,18 @@ func older(a, b *CheckDatabase) *CheckDatabase {
 	return a
 }
 
+// licensesLast orders kinds: licenses are facts that a rule may ask for, not
+// weaknesses, and every distribution's packages have hundreds.
+func licensesLast(a, b pratique.Kind) int {
+	rank := func(k pratique.Kind) int {
+		if k == pratique.KindLicense {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Compare(rank(a), rank(b))
+}
+
 // worstFirst orders findings by severity, then those with a fix, then by name.
 func worstFirst(fs []pratique.Finding) []pratique.Finding {
 	fixable := func(f pratique.Finding) int {
@@ -272,6 +286,7 @@ func worstFirst(fs []pratique.Finding) []pratique.Finding {
 	fs = slices.Clone(fs)
 	slices.SortStableFunc(fs, func(a, b pratique.Finding) int {
 		return cmp.Or(
+			licensesLast(a.Kind, b.Kind),
 			cmp.Compare(b.Severity.Rank(), a.Severity.Rank()),
 			cmp.Compare(fixable(a), fixable(b)),
 			cmp.Compare(a.Kind, b.Kind),

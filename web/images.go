@@ -42,9 +42,12 @@ type Counts struct {
 	Unknown  int `json:"unknown"`
 }
 
-// Add counts one finding.
-func (c *Counts) Add(s pratique.Severity) {
-	switch s {
+// Add counts one finding, unless it is a license.
+func (c *Counts) Add(f CheckFinding) {
+	if f.Kind == pratique.KindLicense {
+		return
+	}
+	switch f.Severity {
 	case pratique.SeverityCritical:
 		c.Critical++
 	case pratique.SeverityHigh:
@@ -135,7 +138,7 @@ func (s *server) image(ctx context.Context, known store.Known) (Image, error) {
 	if facts.Findings != nil {
 		img.Findings = new(Counts)
 		for _, f := range facts.Findings {
-			img.Findings.Add(f.Severity)
+			img.Findings.Add(f)
 		}
 	}
 	return img, nil

@@ -238,7 +238,7 @@ func counts(r web.CheckReport) *web.Counts {
 	}
 	n := new(web.Counts)
 	for _, f := range r.Findings {
-		n.Add(f.Severity)
+		n.Add(f)
 	}
 	return n
 }
