@@ -159,7 +159,33 @@ func covers(a pratique.Attestations, wanted []string) bool {
 // back makes nothing young.
 func (t *Trust) young(a pratique.Attestations) bool {
 	age := t.cfg.Now().Sub(a.CheckedAt)
-	return age >= 0 && age < t.cfg.Recheck
+	return age >= 0 && age < t.believed(a)
+}
+
+// believed is how long an answer is. That nobody signed an image is believed for
+// as long as it has been so: images are pulled between the push and the signature,
+// and who signs one because it was refused does not want to wait until tomorrow.
+func (t *Trust) believed(a pratique.Attestations) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !empty(a) {
+		delete(t.bare, a.Image)
+		return t.cfg.Recheck
+	}
+	since, ok := t.bare[a.Image]
+	if !ok || a.CheckedAt.Before(since) {
+		if len(t.bare) >= maxWatched {
+			clear(t.bare) // at worst something is asked again too early
+		}
+		since = a.CheckedAt
+		t.bare[a.Image] = since
+	}
+	return min(t.cfg.Recheck, max(recheckEvery, a.CheckedAt.Sub(since)))
+}
+
+// empty reports whether nothing was verified.
+func empty(a pratique.Attestations) bool {
+	return len(a.Signatures)+len(a.Provenance)+len(a.Statements) == 0
 }
 
 // look joins the lookup for ref.Digest, or begins it. It returns the error of one
@@ -205,16 +231,23 @@ func (t *Trust) land(ref pratique.Ref, f *flight) {
 			t.cfg.Log.Warn("signatures of an image could not be looked for", "image", ref.String(), "error", f.err)
 		}
 	}
+	if f.err != nil {
+		t.rest(ref, f.err)
+	}
 	t.mu.Lock()
 	delete(t.flights, ref.Digest)
-	if f.err != nil {
-		if len(t.failed) >= maxFlights {
-			clear(t.failed) // at worst something is asked again too early
-		}
-		t.failed[ref.Digest] = failure{t.cfg.Now().Add(t.cfg.Retry), f.err}
-	}
 	t.mu.Unlock()
 	close(f.done)
+}
+
+// rest keeps the registry from being asked again at once.
+func (t *Trust) rest(ref pratique.Ref, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.failed) >= maxFlights {
+		clear(t.failed) // at worst something is asked again too early
+	}
+	t.failed[ref.Digest] = failure{t.cfg.Now().Add(t.cfg.Retry), err}
 }
 
 // fly looks for and keeps what there is about ref.
@@ -233,9 +266,12 @@ func (t *Trust) fly(ctx context.Context, ref pratique.Ref, wanted []string) (pra
 	if !have {
 		kept = pratique.Attestations{}
 	}
-	a, err := t.find(ctx, ref, wanted, kept)
+	a, partial, err := t.find(ctx, ref, wanted, kept)
 	if err != nil {
 		return pratique.Attestations{}, fmt.Errorf("signatures of %s: %w", ref, err)
+	}
+	if partial {
+		t.rest(ref, errors.New("a part of what is there could not be fetched"))
 	}
 	if err := t.store.PutAttestations(ctx, a); err != nil {
 		return pratique.Attestations{}, fmt.Errorf("keep attestations of %s: %w", ref.Digest, err)
@@ -246,7 +282,7 @@ func (t *Trust) fly(ctx context.Context, ref pratique.Ref, wanted []string) (pra
 		t.stamp.Add(1)
 	}
 	outcome := "none"
-	if len(a.Signatures)+len(a.Provenance)+len(a.Statements) > 0 {
+	if !empty(a) {
 		outcome = "verified"
 	}
 	t.metrics.lookups.WithLabelValues(outcome).Inc()

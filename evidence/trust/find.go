@@ -54,9 +54,9 @@ type subject struct {
 }
 
 // find looks wherever it is wanted, and where the kept answer was looked for. An
-// error means that nothing can be said; what is kept is gone on with where only
-// a part could not be had.
-func (t *Trust) find(ctx context.Context, ref pratique.Ref, wanted []string, kept pratique.Attestations) (pratique.Attestations, error) {
+// error means that nothing can be said; where only a part could not be had, what
+// is kept is gone on with, and partial is set.
+func (t *Trust) find(ctx context.Context, ref pratique.Ref, wanted []string, kept pratique.Attestations) (a pratique.Attestations, partial bool, err error) {
 	s := &search{
 		t: t, image: ref.Digest,
 		found:     pratique.Attestations{Image: ref.Digest, CheckedAt: t.cfg.Now().UTC(), Trust: t.version},
@@ -66,11 +66,11 @@ func (t *Trust) find(ctx context.Context, ref pratique.Ref, wanted []string, kep
 	for i, name := range wanted {
 		at, err := pratique.ParseRef(name)
 		if err != nil {
-			return pratique.Attestations{}, err
+			return pratique.Attestations{}, false, err
 		}
 		if err := s.look(ctx, at); err != nil {
 			if i == 0 || !errors.Is(err, errNoSubject) {
-				return pratique.Attestations{}, err
+				return pratique.Attestations{}, false, err
 			}
 			s.problem(at.Digest, err)
 		}
@@ -99,21 +99,21 @@ func (t *Trust) find(ctx context.Context, ref pratique.Ref, wanted []string, kep
 		return cmp.Or(cmp.Compare(a.By, b.By), cmp.Compare(a.Digest, b.Digest))
 	})
 	s.found.Problems = tidy(s.found.Problems)
-	return s.found, nil
+	return s.found, s.partial, nil
 }
 
 // errNoSubject: what should be the image, or list it, is not there or does not.
 var errNoSubject = errors.New("no such image, or index that lists it")
 
 // goOn takes over what was verified before: a part of what is there could not be
-// fetched, which says nothing of what it holds. It is due again soon.
+// fetched, which says nothing of what it holds. It is old at once.
 func (s *search) goOn(kept pratique.Attestations) {
 	s.found.Signatures = union(s.found.Signatures, kept.Signatures)
 	s.found.Provenance = union(s.found.Provenance, kept.Provenance)
 	if len(s.found.Statements) == 0 {
 		s.found.Statements = kept.Statements
 	}
-	s.found.CheckedAt = s.found.CheckedAt.Add(-s.t.cfg.Recheck + min(s.t.cfg.Recheck, 2*s.t.cfg.Retry))
+	s.found.CheckedAt = s.found.CheckedAt.Add(-s.t.cfg.Recheck)
 }
 
 func union[T comparable](a, b []T) []T {

@@ -103,7 +103,8 @@ type Config struct {
 	// nil, an image needs its own.
 	Parents Parents
 	// Recheck is how long what was found is believed before the registry is asked
-	// again. If zero, 24 h.
+	// again. If zero, 24 h. That nothing was found is believed for a minute at first,
+	// and ever longer up to that.
 	Recheck time.Duration
 	// Timeout ends one lookup. If zero, 1 min.
 	Timeout time.Duration
@@ -151,6 +152,7 @@ type Trust struct {
 	flights map[digest.Digest]*flight
 	failed  map[digest.Digest]failure
 	watched map[digest.Digest]pratique.Ref // answered before; rechecked by Run
+	bare    map[digest.Digest]time.Time    // since when nothing about them verifies
 	running sync.WaitGroup
 }
 
@@ -166,6 +168,7 @@ func New(registry evidence.Registry, store store.Attestations, cfg Config) (*Tru
 		flights:  make(map[digest.Digest]*flight),
 		failed:   make(map[digest.Digest]failure),
 		watched:  make(map[digest.Digest]pratique.Ref),
+		bare:     make(map[digest.Digest]time.Time),
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(cfg.Identities)) {
