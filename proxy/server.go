@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,6 +45,7 @@ type server struct {
 	metrics   *serverMetrics
 	now       func() time.Time
 	echoes    *echoes
+	buffers   *sync.Pool // of nearFile
 }
 
 // NewServer answers pull requests from reg. Mount it at the root of its
@@ -57,6 +59,7 @@ func NewServer(reg Registry, cfg ServerConfig) http.Handler {
 		log:       cfg.Log,
 		metrics:   newServerMetrics(cfg.Metrics),
 		now:       cfg.Now,
+		buffers:   newNearBuffers(),
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -76,7 +79,7 @@ var (
 
 // ServeHTTP parses, asks the registry, answers, and writes the one log line.
 // The ResponseWriter is never wrapped: wrapping hides ReadFrom, and with it
-// sendfile. What the log needs is told to the access record instead.
+// sendfile and the socket. What the log needs is told to the access record instead.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := &access{start: s.now(), outcome: outcomeFailed}
 	ctx := r.Context()

@@ -55,34 +55,58 @@ func (s *server) blob(w http.ResponseWriter, r *http.Request, a *access) error {
 		h.Set("Content-Length", strconv.FormatInt(length, 10))
 	}
 	s.begin(w, a, status)
-	s.stream(w, a, body, length)
+	s.stream(w, r, a, body, length)
 	return nil
 }
 
 // stream copies the body. From here on the header is out: a failure truncates,
 // so that no client takes an error document for the end of a layer.
-func (s *server) stream(w http.ResponseWriter, a *access, body io.Reader, length int64) {
-	src := &source{Reader: body}
-	from := io.Reader(src)
-	if f, ok := body.(*os.File); ok {
-		from = f // bare: net/http hands a limited *os.File to sendfile(2)
+func (s *server) stream(w http.ResponseWriter, r *http.Request, a *access, body io.Reader, length int64) {
+	var broken error // the body, not the client
+	a.bytes, broken, a.err = s.copy(w, r, a, body, length)
+	if a.err == nil && length >= 0 && a.bytes < length {
+		a.err, broken = io.ErrUnexpectedEOF, io.ErrUnexpectedEOF
 	}
-	if length >= 0 {
-		from = io.LimitReader(from, length)
-	}
-	var err error
-	a.bytes, err = io.Copy(w, from)
-	if err == nil && length >= 0 && a.bytes < length {
-		err, src.err = io.ErrUnexpectedEOF, io.ErrUnexpectedEOF
-	}
-	if err == nil {
+	if a.err == nil {
 		return
 	}
-	a.err, a.outcome = err, outcomeCanceled
-	if src.err != nil {
+	a.outcome = outcomeCanceled
+	if broken != nil {
 		a.outcome = outcomeUpstream
 	}
 	panic(http.ErrAbortHandler)
+}
+
+// copy sends a file to a client on another machine by sendfile, to one on this
+// machine by short writes, and what still arrives as it comes. The second result
+// is an error of the body's.
+func (s *server) copy(w http.ResponseWriter, r *http.Request, a *access, body io.Reader, length int64) (n int64, broken, err error) {
+	file, ok := body.(*os.File)
+	if !ok {
+		src := &source{Reader: body}
+		limited := io.Reader(src)
+		if length >= 0 {
+			limited = io.LimitReader(src, length)
+		}
+		n, err = io.Copy(w, limited)
+		return n, src.err, err
+	}
+	if to, ok := w.(io.ReaderFrom); ok && length >= 0 && near(r, a.Client.Addr) {
+		from, err := file.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return 0, err, err
+		}
+		src := &nearFile{file: file, from: from, end: from + length, buffers: s.buffers}
+		n, err = to.ReadFrom(src)
+		return n, src.err, err
+	}
+	// The file must be bare: net/http hands a limited *os.File to sendfile(2).
+	limited := io.Reader(file)
+	if length >= 0 {
+		limited = io.LimitReader(file, length)
+	}
+	n, err = io.Copy(w, limited)
+	return n, nil, err
 }
 
 // source tells a body that broke from a client that went away.

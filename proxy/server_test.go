@@ -12,8 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -294,41 +292,6 @@ func TestServerTruncates(t *testing.T) {
 				t.Errorf("log: %v", line)
 			}
 		})
-	}
-}
-
-// readFromRecorder is a ResponseWriter that notes what it was asked to read
-// from, as net/http's own does for sendfile.
-type readFromRecorder struct {
-	*httptest.ResponseRecorder
-	src io.Reader
-}
-
-func (r *readFromRecorder) ReadFrom(src io.Reader) (int64, error) {
-	r.src = src
-	return io.Copy(r.ResponseRecorder, src)
-}
-
-func TestServerHandsFilesToSendfile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "blob")
-	if err := os.WriteFile(path, []byte(blobText), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h := NewServer(registryFuncs{blob: blobOf(blobText, func(offset int64) (io.ReadCloser, error) {
-		f, err := os.Open(path)
-		if err == nil {
-			_, err = f.Seek(offset, io.SeekStart)
-		}
-		return f, err
-	})}, ServerConfig{Upstreams: testIndex(t), Log: slog.New(slog.DiscardHandler)})
-	w := &readFromRecorder{ResponseRecorder: httptest.NewRecorder()}
-	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v2/lab/app/blobs/"+hexDigest, nil))
-	limited, ok := w.src.(*io.LimitedReader)
-	if !ok {
-		t.Fatalf("ReadFrom got a %T", w.src)
-	}
-	if _, ok := limited.R.(*os.File); !ok || w.Body.String() != blobText {
-		t.Errorf("limited reader over %T, body %q", limited.R, w.Body)
 	}
 }
 
