@@ -211,7 +211,8 @@ type Lineage interface {
 	TagsSeen(ctx context.Context, ref pratique.Ref) (map[string]time.Time, error)
 	// BasesOf returns images known here whose layers are the lower layers of img,
 	// but fewer, that a tag names or named; the one with most layers first, each
-	// with one reference through such a tag, at most 100. None is an empty list.
+	// with one reference through such a tag for every repository that has one, at
+	// most 100. None is an empty list.
 	BasesOf(ctx context.Context, img pratique.Image) ([]Known, error)
 }
 

@@ -212,43 +212,68 @@ func (db *DB) BasesOf(ctx context.Context, img pratique.Image) ([]store.Known, e
 	if err != nil {
 		return nil, annotate(err, "bases of %s", img.Digest)
 	}
-	var out []store.Known
+	type span struct {
+		image int64
+		ref   pratique.Ref
+	}
+	var spans []span
+	seen := make(map[span]bool) // image and repository
 	err = db.rows(ctx, basesOf, []any{string(asked)}, func(scan func(...any) error) error {
-		var k store.Known
-		var seen int64
-		var doc []byte
-		if err := scan(&seen, &doc, &k.Ref.Registry, &k.Ref.Repo, &k.Ref.Tag); err != nil {
+		var s span
+		if err := scan(&s.image, &s.ref.Registry, &s.ref.Repo, &s.ref.Tag); err != nil {
 			return err
 		}
-		if err := db.decode(doc, &k.Image); err != nil {
-			return err
+		place := s
+		if place.ref.Tag = ""; !seen[place] {
+			seen[place] = true
+			spans = append(spans, s)
 		}
-		if !lowerLayers(k.Image, img) {
-			return nil
-		}
-		k.Image.FirstSeen = at(seen)
-		k.Ref.Digest = k.Image.Digest
-		out = append(out, k)
 		return nil
 	})
 	if err != nil {
 		return nil, annotate(err, "bases of %s", img.Digest)
 	}
+	var out []store.Known
+	known := make(map[int64]pratique.Image)
+	for _, s := range spans[:min(len(spans), maxBases)] {
+		base, read := known[s.image]
+		if !read {
+			var seen int64
+			var doc []byte
+			err := db.row(ctx, `SELECT first_seen, doc FROM images WHERE id = ?`, []any{s.image}, &seen, &doc)
+			if err == nil {
+				err = db.decode(doc, &base)
+			}
+			if err != nil {
+				return nil, annotate(err, "bases of %s", img.Digest)
+			}
+			base.FirstSeen = at(seen)
+			known[s.image] = base
+		}
+		if lowerLayers(base, img) {
+			s.ref.Digest = base.Digest
+			out = append(out, store.Known{Ref: s.ref, Image: base})
+		}
+	}
 	return out, nil
 }
 
-// basesOf selects images by the chains in a JSON array that a tag names or named,
-// each with one such tag: rather one that moved on to something else than one
-// that still names it, and rather that than one that is gone.
-const basesOf = `SELECT i.first_seen, i.doc, r.registry, r.name, s.tag
-	FROM json_each(?) j CROSS JOIN chains c ON c.top = unhex(j.value) CROSS JOIN images i ON i.id = c.image
-	CROSS JOIN tag_spans s ON s.id = (
-		WITH RECURSIVE upper(digest) AS (VALUES (i.digest) UNION
-			SELECT p.digest FROM upper CROSS JOIN children h ON h.child = upper.digest CROSS JOIN images p ON p.id = h.parent)
-		SELECT n.id FROM upper CROSS JOIN tag_spans n ON n.digest = upper.digest CROSS JOIN tags t ON t.repository = n.repository AND t.tag = n.tag
-		ORDER BY t.digest = '', t.digest = n.digest, n.left_at DESC, n.id LIMIT 1)
-	CROSS JOIN repositories r ON r.id = s.repository
-	ORDER BY c.layers DESC, i.first_seen, i.digest LIMIT 100`
+// maxBases is how many references BasesOf gives.
+const maxBases = 100
+
+// basesOf selects images by the chains in a JSON array, those of most layers
+// first, with the tags that name or named them: of one repository rather a tag
+// that moved on to something else, the last of those, than one that still names
+// the image, and rather that than one that is gone.
+const basesOf = `WITH RECURSIVE
+	base(image, digest, layers, first_seen) AS (SELECT i.id, i.digest, c.layers, i.first_seen
+		FROM json_each(?) j CROSS JOIN chains c ON c.top = unhex(j.value) CROSS JOIN images i ON i.id = c.image),
+	upper(image, digest) AS (SELECT image, digest FROM base UNION
+		SELECT upper.image, p.digest FROM upper CROSS JOIN children h ON h.child = upper.digest CROSS JOIN images p ON p.id = h.parent)
+	SELECT upper.image, r.registry, r.name, s.tag
+	FROM upper CROSS JOIN tag_spans s ON s.digest = upper.digest CROSS JOIN tags t ON t.repository = s.repository AND t.tag = s.tag
+	CROSS JOIN repositories r ON r.id = s.repository CROSS JOIN base ON base.image = upper.image
+	ORDER BY base.layers DESC, base.first_seen, base.digest, t.digest = '', t.digest = s.digest, s.left_at DESC, s.id LIMIT 10000`
 
 // lowerLayers reports whether the layers of base are the lower ones of img, but
 // fewer.

@@ -235,6 +235,8 @@ func lineageBaseRefs[T history](t *testing.T, open func() T) {
 	names(t, s, tagged("debian", "nightly"), "base", 3)
 	names(t, s, tagged("debian", "nightly"), "i9", 5)
 	same(t, "the last that moved on", bases(t, s, app), []string{"debian:nightly"})
+	names(t, s, tagged("own", "base"), "base", 6)
+	same(t, "one for each repository", bases(t, s, app), []string{"debian:nightly", "own:base"})
 }
 
 func lineageManyLayers[T history](t *testing.T, open func() T) {
