@@ -40,10 +40,9 @@ func (l *Lineage) Run(ctx context.Context) error {
 			return nil
 		case <-l.kick:
 			timer.Stop()
-			if err := sleep(ctx, min(settle, tick)); err != nil {
-				return nil
+			if slept(ctx, min(settle, tick)) {
+				r.pass(ctx, false)
 			}
-			r.pass(ctx, false)
 		case <-timer.C:
 			if time.Now().Before(turn) {
 				r.await(ctx)
@@ -60,14 +59,15 @@ func jittered(d time.Duration) time.Duration {
 	return d - time.Duration(rand.Int64N(int64(d)/10+1))
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// slept waits for d; false if ctx ended first.
+func slept(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return nil
+		return true
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	}
 }
 

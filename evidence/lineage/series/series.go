@@ -135,7 +135,7 @@ func Newer(v, w Version) (pratique.Level, bool) {
 	if v.key != w.key || w.pre != nil && v.pre == nil || v.Compare(w) >= 0 {
 		return "", false
 	}
-	part := len(levels) - 1
+	part := 2 // of the main version, or any later one
 	at, moved := firstDifference(v.main, w.main)
 	if moved {
 		part = min(part, at)
@@ -146,11 +146,14 @@ func Newer(v, w Version) (pratique.Level, bool) {
 			part = min(part, at)
 		}
 	}
-	return levels[part], true
+	switch part {
+	case 0:
+		return pratique.LevelMajor, true
+	case 1:
+		return pratique.LevelMinor, true
+	}
+	return pratique.LevelPatch, true
 }
-
-// levels by the place of the part that differs; any later one is the last.
-var levels = [...]pratique.Level{pratique.LevelMajor, pratique.LevelMinor, pratique.LevelPatch}
 
 // compare orders prereleases; a release (nil) comes after all of them.
 func (p *prerelease) compare(q *prerelease) int {
