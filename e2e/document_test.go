@@ -41,6 +41,7 @@ var (
 	// What moves with the database, the policy and the words of the refusal.
 	verdict = regexp.MustCompile(`(verdict )[0-9a-f]{12}`)
 	echo    = regexp.MustCompile(`(blobs/)sha256:[0-9a-f]{64}`)
+	moment  = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d UTC`)
 	// crane prints the structured detail too, in Go's own notation and with times.
 	detail = regexp.MustCompile(`; map\[.*\]`)
 	// ctr warns now and then while it takes a refusal for content.
@@ -57,6 +58,7 @@ func shown(t *testing.T, client, what, output string, p *Pratique, u *Upstream) 
 	got = logTime.ReplaceAllString(got, `time="..."`)
 	got = craneTime.ReplaceAllString(got, "")
 	got = verdict.ReplaceAllString(got, "${1}0123456789ab")
+	got = moment.ReplaceAllString(got, "2026-01-02 03:04 UTC")
 	got = echo.ReplaceAllString(got, "${1}sha256:...")
 	got = detail.ReplaceAllString(got, "; map[...]")
 	got = warning.ReplaceAllString(got, "")

@@ -32,7 +32,9 @@ type Options struct {
 	Hold   time.Duration // If zero, 25 s.
 	Head   string        // refusal.head. If empty, bare.
 	TagTTL string        // cache.tagTTL. If empty, 1m.
-	Extra  string        // more YAML, top-level keys
+	// Database is a file of the repository. If empty, the demonstration's.
+	Database string
+	Extra    string // more YAML, top-level keys
 }
 
 // StartPratique starts one in front of u and waits until it can decide.
@@ -59,6 +61,9 @@ func (p *Pratique) render(t testing.TB, u *Upstream, o Options) string {
 	if o.TagTTL == "" {
 		o.TagTTL = "1m"
 	}
+	if o.Database == "" {
+		o.Database = demoDatabase
+	}
 	return fmt.Sprintf(`dataDir: %q
 registry: {listen: %q, hold: %s}
 refusal: {head: %s}
@@ -72,7 +77,7 @@ javaDatabase: {sources: []}
 platforms: [linux/amd64, linux/arm64]
 %[10]s
 `, filepath.Join(p.dir, "data"), p.Registry, o.Hold, o.Head, strings.TrimPrefix(p.Admin, "http://"), o.TagTTL,
-		u.Addr, u.Addr[strings.LastIndexByte(u.Addr, ':'):], filepath.Join(root(t), demoDatabase), o.Extra)
+		u.Addr, u.Addr[strings.LastIndexByte(u.Addr, ':'):], filepath.Join(root(t), o.Database), o.Extra)
 }
 
 // Start starts the server with the state that is there.
