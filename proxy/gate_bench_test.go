@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/policy"
 )
 
 // fixed is a Registry that has everything at hand, so that what is measured
@@ -61,6 +62,17 @@ func BenchmarkGate(b *testing.B) {
 	}
 }
 
+// recording is a history that runs until the test ends.
+func recording(tb testing.TB) *History {
+	tb.Helper()
+	h := NewHistory(&memPulls{}, HistoryConfig{FlushEvery: 10 * time.Millisecond})
+	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
+	go func() { defer close(done); _ = h.Run(ctx) }()
+	tb.Cleanup(func() { cancel(); <-done })
+	return h
+}
+
 type benchWorld struct {
 	gate               *Gate
 	image, index, blob Request
@@ -73,6 +85,7 @@ func newBenchWorld(tb testing.TB) benchWorld {
 	next := &fixed{manifests: map[digest.Digest]Manifest{}}
 	g := NewGate(next, w.scans, RememberCatalog(w.catalog, w.stamps), w.policies, GateConfig{
 		Platforms: []pratique.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}}, Stamps: w.stamps,
+		Evidence: facts(func(*policy.Facts) {}), Record: recording(tb),
 	})
 	client := Client{Addr: netip.MustParseAddr("192.0.2.7")}
 	ask := func(d digest.Digest) Request {

@@ -227,8 +227,8 @@ func (h *History) pulls(ctx context.Context, batch []Asked) error {
 		outcome pratique.Outcome
 		verdict string
 	}
-	seen := make(map[key]bool, len(batch))
-	ps := make([]store.Pull, 0, len(batch))
+	seen := make(map[key]bool)
+	var ps []store.Pull
 	for i := range batch {
 		a := &batch[i]
 		k := key{a.Ref, a.Client, a.Head, a.Verdict.Outcome, a.Verdict.ID}
