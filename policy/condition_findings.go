@@ -24,6 +24,7 @@ type ofFindings struct {
 	demands     []demand
 	words       [2]string // what text writes after the number: of one, of several
 	kev         bool      // the demands ask for known exploits
+	epss        bool      // and for their probability
 	reads       Needs
 }
 

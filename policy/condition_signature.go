@@ -50,9 +50,6 @@ type unsigned struct{ by []string }
 
 func (unsigned) needs() Needs { return NeedAttestations }
 
-// identityNames are the trusted identities that the rule counts on.
-func (u unsigned) identityNames() []string { return u.by }
-
 func (u unsigned) meets(e *evaluation) match {
 	a, looked := e.attested()
 	if !looked {
@@ -142,8 +139,6 @@ type unproven struct {
 }
 
 func (*unproven) needs() Needs { return NeedAttestations }
-
-func (u *unproven) identityNames() []string { return u.by }
 
 // fits never takes what a statement leaves out for what is asked for.
 func (u *unproven) fits(p *pratique.Provenance) bool {

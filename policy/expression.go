@@ -62,6 +62,8 @@ type expression struct {
 	reads    Needs
 	findings bool // it reads them
 	now      bool // it reads the time
+	kev      bool // it reads the list
+	epss     bool // it reads scores
 }
 
 // aboutFinding is a part of an expression that asks for one finding: the P of

@@ -130,6 +130,8 @@ func (x *expression) inspect(tree *ast.AST) []mistake {
 			if f := fieldOf(e); f != nil {
 				x.reads |= f.needs
 				x.now = x.now || f.timed
+				x.kev = x.kev || f.name == "kev"
+				x.epss = x.epss || f.name == "epss"
 			}
 		case ast.StructKind:
 			fail(e, "facts are not made: %s{…}", e.AsStruct().TypeName())

@@ -114,7 +114,13 @@ func (s *schema) image() *shape {
 		&field{name: "artifactType", doc: "of the manifest; may be empty", typ: cel.StringType, get: read(func(e *evaluation) any { return e.facts.Image.ArtifactType })},
 		&field{name: "annotations", doc: "of the manifest", typ: cel.MapType(cel.StringType, cel.StringType), get: read(func(e *evaluation) any { return stringMap(e.facts.Image.Annotations) })},
 		&field{name: "firstSeen", doc: "when Pratique first saw the digest", typ: cel.TimestampType, get: func(o *object) any { return o.moment(o.e.firstSeen(), "when it was first seen") }},
-		&field{name: "created", doc: "when it claims to have been made; dates before 2013 are placeholders", typ: cel.TimestampType, get: func(o *object) any { return o.moment(o.e.created(), "when it was created") }},
+		&field{name: "created", doc: "when it claims to have been made; dates before 2013 are placeholders, those to come none", typ: cel.TimestampType, timed: true, get: func(o *object) any {
+			at := o.e.created()
+			if at.After(o.e.minute()) {
+				at = time.Time{}
+			}
+			return o.moment(at, "when it was created")
+		}},
 		&field{name: "platform", doc: "os/architecture[/variant], as it claims", typ: cel.StringType, get: read(func(e *evaluation) any {
 			p, ok := e.platform()
 			if !ok {

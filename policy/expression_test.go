@@ -154,7 +154,7 @@ func TestNothingChangesBeforeUntil(t *testing.T) {
 		"cooldown: {youngerThan: 72h}", "cooldown: {youngerThan: 72h, by: created}", "cooldown: {youngerThan: 72h, by: either}",
 		"tagMoved: {longerThan: 24h}", "outdated: {within: patch, longerThan: 48h}", "outdated: {longerThan: 48h}", "baseOutdated: {longerThan: 24h}",
 		"scanAge: {olderThan: 36h}", "databaseAge: {olderThan: 36h}", "unusedFor: {longerThan: 96h}",
-		"expression: report.eol", `expression: now - image.firstSeen > duration("72h")`,
+		"expression: report.eol", `expression: now - image.created > duration("72h")`, `expression: now - image.firstSeen > duration("72h")`,
 		`expression: now.getMinutes() % 2 == 0`, `expression: has(served.last) && served.last + duration("3h") < now || now > report.eolAt`,
 	}
 	r := rand.New(rand.NewPCG(1, 2))

@@ -1,9 +1,14 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
+	"pratique"
 	"pratique/configs"
+	"pratique/internal/strictyaml"
 	"pratique/policy"
 )
 
@@ -12,7 +17,9 @@ import (
 const EmbeddedPolicy = "policies/default.yaml (embedded)"
 
 // LoadPolicies reads and compiles the policies in force: the files that the
-// configuration names, or the embedded default.
+// configuration names, or the embedded default. A rule that counts on a trusted
+// identity or a list which the configuration does not name is a mistake: it could
+// only ever refuse. The error wraps pratique.ErrInvalid then.
 func (c Config) LoadPolicies() (*policy.Set, error) {
 	if len(c.Policies) == 0 {
 		return policy.Load(policy.File{Name: EmbeddedPolicy, Data: configs.DefaultPolicy})
@@ -25,5 +32,43 @@ func (c Config) LoadPolicies() (*policy.Set, error) {
 		}
 		files[i] = policy.File{Name: name, Data: data}
 	}
-	return policy.Load(files...)
+	set, err := policy.Load(files...)
+	if err == nil {
+		err = c.provides(set)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return set, nil
 }
+
+// provides tells what the rules of a set count on and the configuration lacks.
+func (c Config) provides(set *policy.Set) error {
+	var errs []error
+	known := slices.Sorted(maps.Keys(c.Trust.Identities))
+	for _, r := range set.Reliances() {
+		fail := func(format string, args ...any) {
+			errs = append(errs, &strictyaml.Error{Pos: r.Pos, Message: fmt.Sprintf("rule %q "+format, append([]any{r.Rule}, args...)...)})
+		}
+		for _, name := range r.Identities {
+			if !slices.Contains(known, name) {
+				fail("counts on the identity %q, which is not in trust.identities%s", name, strictyaml.Suggest(name, known))
+			}
+		}
+		if r.KEV && c.Exploits.KEV == "" {
+			fail("reads which vulnerabilities are exploited; say in exploits.kev where the list is")
+		}
+		if r.EPSS && c.Exploits.EPSS == "" {
+			fail("reads how probably vulnerabilities will be exploited; say in exploits.epss where the scores are")
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return &lacking{errors.Join(errs...)}
+}
+
+// lacking marks mistakes as pratique.ErrInvalid without adding words.
+type lacking struct{ error }
+
+func (e *lacking) Unwrap() []error { return []error{pratique.ErrInvalid, e.error} }
