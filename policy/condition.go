@@ -146,6 +146,7 @@ type evaluation struct {
 	findings []pratique.Finding
 	tally    tally
 	lifted   []liftedFinding
+	before   *evaluation // the same without anything lifted; nil when nothing is
 	exempted []exemption
 	lifts    []pratique.Lift
 	asked    match // of the rule that is judged; here, so that it is not allocated for each
@@ -159,6 +160,10 @@ func newEvaluation(f *Facts) *evaluation {
 	e := &evaluation{facts: f, now: f.Now, state: f.state()}
 	e.findings, e.lifted = e.liftFindings(f.findings())
 	e.tally = newTally(e.findings)
+	if len(e.lifted) > 0 {
+		e.before = &evaluation{facts: f, now: f.Now, state: e.state, findings: f.findings()}
+		e.before.tally = newTally(e.before.findings)
+	}
 	return e
 }
 

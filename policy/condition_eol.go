@@ -29,18 +29,24 @@ func (endOfLife) needs() Needs { return 0 }
 
 func (c endOfLife) meets(e *evaluation) match {
 	r := e.report()
-	if r.EOLAt.IsZero() {
+	at := endOfLifeAt(r)
+	if at.IsZero() {
 		return match{met: truthOf(r.EOL)}
 	}
-	from := r.EOLAt.Add(-c.within)
-	switch {
-	case !e.now.Before(from):
-	case r.EOL: // the scanner knew better than its own date
-		return match{met: yes}
-	default:
+	from := at.Add(-c.within)
+	if e.now.Before(from) {
 		return match{met: no, changes: from}
 	}
 	return match{met: yes, since: from}
+}
+
+// endOfLifeAt is the date, if it can be believed: not when the scanner found the
+// end to be past before it.
+func endOfLifeAt(r *pratique.Report) time.Time {
+	if r.EOL && r.EOLAt.After(r.ScannedAt) {
+		return time.Time{}
+	}
+	return r.EOLAt
 }
 
 func (endOfLife) text(e *evaluation, _ *match) string {
@@ -49,7 +55,7 @@ func (endOfLife) text(e *evaluation, _ *match) string {
 	if r.OS.Detected() {
 		os = oneLine(r.OS.Family + " " + r.OS.Name)
 	}
-	if r.EOL || !e.now.Before(r.EOLAt) {
+	if at := endOfLifeAt(r); at.IsZero() || !e.now.Before(at) {
 		return os + " is past its end of life: new vulnerabilities are not fixed, and often not listed"
 	}
 	return os + " reaches its end of life on " + day(r.EOLAt) + ": move to a newer release"

@@ -141,7 +141,7 @@ func (c *compiledException) about(f *pratique.Finding) bool {
 // holds reports whether the exception is in force for this image, and notes when
 // that changes. What is not known of the image never helps it.
 func (c *compiledException) holds(e *evaluation) bool {
-	if !c.Revoked.IsZero() || !e.now.Before(c.Expires) {
+	if !c.Revoked.IsZero() || !e.now.Before(c.Expires) || !c.Created.Before(c.Expires) {
 		return false
 	}
 	if c.Digest != "" && c.Digest != e.facts.Image.Digest {

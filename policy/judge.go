@@ -16,6 +16,7 @@ func (p *policy) judge(e *evaluation, reasons []pratique.Reason) []pratique.Reas
 		e.asked = r.ask(e)
 		m := &e.asked
 		if !r.applies(m) {
+			matched = matched || r.surelyWarned(e)
 			continue
 		}
 		if r.action != pratique.OutcomeAllow {
@@ -30,18 +31,18 @@ func (p *policy) judge(e *evaluation, reasons []pratique.Reason) []pratique.Reas
 		named = named || r.kind == guard
 		had := len(reasons)
 		reasons = r.reasons(e, m, reasons)
-		matched = matched || r.counts(m, reasons[had:])
+		matched = matched || r.counts(m, reasons[had:]) || r.surelyWarned(e)
 	}
 	if !named {
 		reasons, matched = p.guard(e, guard, reasons, matched)
 	}
-	if matched {
-		if len(reasons) == before { // all that matched was lifted
-			reasons = append(reasons, p.liftedReason(e))
-		}
-		return reasons
+	switch {
+	case !matched, len(reasons) == before && p.standard == pratique.OutcomeAllow:
+		return p.fallBack(e, reasons)
+	case len(reasons) == before: // all that matched was lifted
+		return append(reasons, p.liftedReason(e))
 	}
-	return p.fallBack(e, reasons)
+	return reasons
 }
 
 // counts reports whether the rule keeps the policy's default from deciding: it
@@ -52,6 +53,17 @@ func (r *rule) counts(m *match, reasons []pratique.Reason) bool {
 		return m.met == yes
 	}
 	return reasonsOutcome(reasons) == pratique.OutcomeDeny
+}
+
+// surelyWarned reports whether the rule would surely warn, were nothing lifted.
+// Then it lets through, without the warning: an exception is never stricter than
+// none.
+func (r *rule) surelyWarned(e *evaluation) bool {
+	if e.before == nil || r.action != pratique.OutcomeWarn || !r.readsFindings() {
+		return false
+	}
+	m := r.ask(e.before)
+	return m.met == yes
 }
 
 // guard appends the refusal of what was not scanned whole, about which no rule
@@ -98,7 +110,15 @@ func (p *policy) fallBackAction() pratique.Outcome {
 // liftedReason says that nothing is left to refuse the image for, because of
 // what was lifted last.
 func (p *policy) liftedReason(e *evaluation) pratique.Reason {
-	last := &e.lifts[len(e.lifts)-1]
+	var last pratique.Lift
+	if n := len(e.lifts); n > 0 {
+		last = e.lifts[n-1]
+	} else if n := len(e.lifted); n > 0 {
+		last = e.lifted[n-1].lift
+	}
+	if last.Rule == "" || last.Policy != p.name {
+		last.Rule = ruleDefault
+	}
 	return pratique.Reason{
 		Policy:  p.name,
 		Rule:    last.Rule,

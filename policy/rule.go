@@ -55,7 +55,9 @@ func (r *rule) selects(e *evaluation) (truth, string) {
 	}
 }
 
-// ask tells whether the rule is met, the reference and the condition together.
+// ask tells whether the rule is met, the reference and the condition together. A
+// rule that lets through is asked about findings that were lifted as well, if it
+// is not met without them: to lift one never takes a permission away.
 func (r *rule) ask(e *evaluation) match {
 	sure, missing := r.selects(e)
 	if sure == no {
@@ -63,6 +65,12 @@ func (r *rule) ask(e *evaluation) match {
 	}
 	m := r.condition.meets(e)
 	e.next(m.changes)
+	if m.met != yes && e.before != nil && r.lenient() && r.readsFindings() {
+		if whole := r.condition.meets(e.before); whole.met == yes {
+			m = whole
+			e.next(m.changes)
+		}
+	}
 	m.met = m.met.and(sure)
 	if m.missing == "" {
 		m.missing = missing
