@@ -48,6 +48,9 @@ func check(x pratique.Exception, most time.Duration, since time.Time) error {
 	for _, part := range []struct{ what, text string }{{"reason", x.Reason}, {"author", x.Author}, {"ticket", x.Ticket}} {
 		errs = append(errs, checkShown(part.what, part.text))
 	}
+	if x.Reason != "" && !strings.ContainsFunc(x.Reason, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) }) {
+		errs = append(errs, invalid("reason %q says nothing", x.Reason)) // refusals print a command with "…"
+	}
 	if p := x.Platform; p != nil {
 		if _, err := pratique.ParsePlatform(p.String()); err != nil {
 			errs = append(errs, fmt.Errorf("exception: %w", err))

@@ -85,6 +85,7 @@ func TestCreateRefuses(t *testing.T) {
 		{"two lines", func(x *pratique.Exception) { x.Reason = "safe\nexception ex-1 created" }, "one line"},
 		{"no UTF-8", func(x *pratique.Exception) { x.Author = "a\xff" }, "not UTF-8"},
 		{"no reason", func(x *pratique.Exception) { x.Reason = " \t" }, "say why"},
+		{"the reason of the refusal's command", func(x *pratique.Exception) { x.Reason = "…" }, `reason "…" says nothing`},
 		{"no author", func(x *pratique.Exception) { x.Author = "" }, "say who"},
 		{"long", func(x *pratique.Exception) { x.Ticket = strings.Repeat("x", 1001) }, "at most 1000 bytes"},
 		{"no end", func(x *pratique.Exception) { x.Expires = time.Time{} }, "expires is required"},

@@ -191,7 +191,7 @@ func at(pos strictyaml.Pos, err error) error {
 	if err == nil {
 		return nil
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok && strings.Contains(err.Error(), "\n") { //nolint:errorlint // the join itself, not one within
+	if joined, ok := err.(interface{ Unwrap() []error }); ok && strings.Contains(err.Error(), "\n") {
 		var out []error
 		for _, e := range joined.Unwrap() {
 			out = append(out, at(pos, e))
@@ -208,7 +208,7 @@ func (n *entry) exception() pratique.Exception {
 		Reason: n.Reason, Author: n.Author, Ticket: n.Ticket,
 		Created: n.Created.Time, Expires: n.Expires.end(),
 	}
-	if n.Expires.Time.IsZero() {
+	if n.Expires.IsZero() {
 		x.Expires = time.Time{}
 	}
 	return tidy(x)
