@@ -23,6 +23,9 @@ const (
 const (
 	// maxName is the longest claim that is read.
 	maxName = 512
+	// maxNearest references to lower layers are looked at: copies of a base under
+	// other names, of which one may have moved on.
+	maxNearest = 4
 	// maxSpans of a base's tag are looked at, the latest ones.
 	maxSpans = 64
 )
@@ -124,9 +127,9 @@ func (l *Lineage) find(ctx context.Context, of pratique.Ref, img pratique.Image)
 	if err != nil {
 		return nil, err
 	}
-	if i := slices.IndexFunc(known, func(k store.Known) bool { return k.Ref.Tag != "" && k.Ref.Repository() != of.Repository() }); i >= 0 {
-		ref := tagRef(known[i].Ref, known[i].Ref.Tag)
-		lower, err := l.held(ctx, ref, known[i].Image.Digest, img.FirstSeen)
+	for _, k := range nearest(of, known) {
+		ref := tagRef(k.Ref, k.Ref.Tag)
+		lower, err := l.held(ctx, ref, k.Image.Digest, img.FirstSeen)
 		if err != nil {
 			return nil, err
 		}
@@ -138,6 +141,22 @@ func (l *Lineage) find(ctx context.Context, of pratique.Ref, img pratique.Image)
 	}
 	b.base = worst(bases)
 	return b, nil
+}
+
+// nearest are those of known, of which the ones with most layers come first, that
+// have as many layers as the first, in other repositories than that of the image.
+func nearest(of pratique.Ref, known []store.Known) []store.Known {
+	var out []store.Known
+	for _, k := range known {
+		if k.Ref.Tag == "" || k.Ref.Repository() == of.Repository() {
+			continue
+		}
+		if len(out) == maxNearest || len(out) > 0 && len(k.Image.Layers) < len(out[0].Image.Layers) {
+			break
+		}
+		out = append(out, k)
+	}
+	return out
 }
 
 // worst is the base that moved on first, else the first whose tag is known, else
