@@ -18,10 +18,10 @@ func configCheckCommand() command {
 		short: "check a configuration file and the policies it names",
 		long: `
 Reads FILE as ` + "`pratique serve --config FILE`" + ` would, with the PRATIQUE_ variables of
-this environment and the same --set flags, and the policy files that it names.
-Prints OK and what would be served, or every mistake with file and line. It does
-not touch the machine: directories, addresses and certificates are found out at
-the start.`,
+this environment and the same --set flags, and the files that it names: policies,
+exceptions, VEX documents, keys and certificates of trusted identities. Prints OK
+and what would be served, or every mistake with file and line. It does not touch
+the machine otherwise: directories and addresses are found out at the start.`,
 		example: []string{"pratique config check /etc/pratique/pratique.yaml", "pratique config check --set registry.hold=10s configs/pratique.yaml"},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
 			sets := setFlag(fs)
@@ -35,6 +35,9 @@ the start.`,
 				}
 				policies, err := cfg.LoadPolicies()
 				if err != nil {
+					return err
+				}
+				if err := checkFacts(cfg); err != nil {
 					return err
 				}
 				return printConfig(c, args[0], cfg, policies.Version())

@@ -93,7 +93,8 @@ func (f *facts) prepare(cfg config.Config) (prepared, error) {
 	if err != nil {
 		return prepared{}, err
 	}
-	if err := exception.Check(cfg.Exceptions.Files, cfg.Exceptions.MaxDuration, time.Now()); err != nil {
+	// Without the limit, which is for new ones: one that stands outlives a lower one.
+	if err := exception.Check(cfg.Exceptions.Files, 0, time.Now()); err != nil {
 		return prepared{}, err
 	}
 	t, err := f.trust.prepare(cfg)
@@ -101,6 +102,19 @@ func (f *facts) prepare(cfg config.Config) (prepared, error) {
 		return prepared{}, err
 	}
 	return prepared{statements: policy.NewStatements(statements), trust: t}, nil
+}
+
+// checkFacts reads the files that the configuration names besides its policies,
+// as a server that starts with it would.
+func checkFacts(cfg config.Config) error {
+	if err := exception.Check(cfg.Exceptions.Files, cfg.Exceptions.MaxDuration, time.Now()); err != nil {
+		return err
+	}
+	if _, err := vex.Load(cfg.VEX.Files); err != nil {
+		return err
+	}
+	_, err := new(attestors).prepare(cfg)
+	return err
 }
 
 // use has the gate read what was prepared.
@@ -124,9 +138,11 @@ type attestors struct {
 // trusted are the identities of one configuration; their stamps begin beyond all
 // that their predecessors can reach.
 type trusted struct {
-	*trust.Trust
-	base uint64
+	trust *trust.Trust
+	base  uint64
 }
+
+func (t *trusted) stamp() uint64 { return t.base + t.trust.Stamp() }
 
 // stampsApart is more than one trust.Trust moves its stamp while it is replaced.
 const stampsApart = 1 << 32
@@ -172,9 +188,9 @@ func (a *attestors) prepare(cfg config.Config) (*trust.Trust, error) {
 
 // use trusts t from now on.
 func (a *attestors) use(t *trust.Trust) {
-	next := &trusted{Trust: t}
+	next := &trusted{trust: t}
 	if old := a.current.Load(); old != nil {
-		next.base = old.base + old.Trust.Stamp() + stampsApart
+		next.base = old.stamp() + stampsApart
 	}
 	a.current.Store(next)
 	select {
@@ -185,21 +201,18 @@ func (a *attestors) use(t *trust.Trust) {
 
 // Attestations implements evidence.Attestors.
 func (a *attestors) Attestations(ctx context.Context, ref pratique.Ref, img pratique.Image, wait bool) (pratique.Attestations, error) {
-	return a.current.Load().Attestations(ctx, ref, img, wait)
+	return a.current.Load().trust.Attestations(ctx, ref, img, wait)
 }
 
 // Stamp implements evidence.Stamped.
-func (a *attestors) Stamp() uint64 {
-	t := a.current.Load()
-	return t.base + t.Trust.Stamp()
-}
+func (a *attestors) Stamp() uint64 { return a.current.Load().stamp() }
 
 // Run rechecks in the background what the identities trusted now have found.
 func (a *attestors) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		one, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- a.current.Load().Run(one) }()
+		go func() { done <- a.current.Load().trust.Run(one) }()
 		var err error
 		select {
 		case <-a.swapped:

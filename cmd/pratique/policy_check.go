@@ -62,19 +62,19 @@ Exit code: 0 nothing wrong (warnings may have been printed), 1 a mistake, or wit
 	}
 }
 
-// counted is what is said of policies that are in order.
-type counted struct {
+// checked is what is said of policies that are in order.
+type checked struct {
 	rules   int
 	version string
 }
 
 // policiesToCheck reads what args name, or what the configuration does.
-func policiesToCheck(c *console, configuration string, args []string) ([]policy.File, counted, error) {
+func policiesToCheck(c *console, configuration string, args []string) ([]policy.File, checked, error) {
 	var cfg *config.Config
 	if configuration != "" {
 		loaded, err := config.Load(configuration, c.environ, nil)
 		if err != nil {
-			return nil, counted{}, err
+			return nil, checked{}, err
 		}
 		cfg = &loaded
 	}
@@ -89,22 +89,22 @@ func policiesToCheck(c *console, configuration string, args []string) ([]policy.
 	case cfg != nil:
 		files, err = readPolicies(cfg.Policies)
 		if len(cfg.Policies) == 0 {
-			return nil, counted{}, &usageError{"policy check", "the configuration names no policies: the embedded one applies, which needs no check"}
+			return nil, checked{}, &usageError{"policy check", "the configuration names no policies: the embedded one applies, which needs no check"}
 		}
 	default:
-		return nil, counted{}, &usageError{"policy check", "policy check needs FILE, or --config"}
+		return nil, checked{}, &usageError{"policy check", "policy check needs FILE, or --config"}
 	}
 	if err != nil {
-		return nil, counted{}, err
+		return nil, checked{}, err
 	}
 	set, err := policy.Load(files...)
 	if err == nil && cfg != nil {
 		set, err = cfg.LoadPolicies()
 	}
 	if err != nil {
-		return nil, counted{}, err
+		return nil, checked{}, err
 	}
-	return files, counted{len(set.Rules()), set.Version()}, nil
+	return files, checked{len(set.Rules()), set.Version()}, nil
 }
 
 // maxPolicy bounds a policy file, in bytes; package policy has the limit of its
