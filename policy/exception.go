@@ -11,6 +11,7 @@ import (
 // Exceptions are exceptions made ready to be asked. They never change; nil holds
 // none. Safe for concurrent use.
 type Exceptions struct {
+	findings  ids
 	byFinding map[string][]*compiledException
 	byRule    []*compiledException
 }
@@ -37,6 +38,7 @@ func NewExceptions(es []pratique.Exception) (*Exceptions, error) {
 		case c.Rule != "":
 			x.byRule = append(x.byRule, c)
 		default:
+			x.findings.add(c.Finding)
 			x.byFinding[c.Finding] = append(x.byFinding[c.Finding], c)
 		}
 	}
@@ -66,7 +68,7 @@ func compileException(e pratique.Exception) (*compiledException, error) {
 	if e.Repository != "" {
 		g, err := glob(e.Repository)
 		if err == nil {
-			err = reachable(e.Repository, repoChars+upper+":[]")
+			err = reachable(e.Repository, repoChars)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("repository: %w", err)
@@ -96,7 +98,7 @@ func (x *Exceptions) empty() bool { return x == nil || len(x.byFinding) == 0 }
 // lifts tells which exception lifts a finding: of those in force, the one that
 // lasts longest.
 func (x *Exceptions) lifts(e *evaluation, f *pratique.Finding) (pratique.Lift, bool) {
-	if x == nil {
+	if x == nil || !x.findings.mayHold(f.ID) {
 		return pratique.Lift{}, false
 	}
 	var best *compiledException

@@ -130,23 +130,37 @@ func (g *grace) split(e *evaluation, r *rule, m *match) (refused, warned match, 
 		warned.met = no
 		return refused, warned, time.Time{}
 	}
-	refused.findings, warned.findings = nil, nil
+	var in []bool // findings in grace
+	n := 0
 	for i := range m.findings {
 		f := &m.findings[i]
 		end := g.ends(e, f, by.since(e, f))
 		if !e.now.Before(end) {
-			refused.findings = append(refused.findings, *f)
 			continue
 		}
-		warned.findings = append(warned.findings, *f)
+		if in == nil {
+			in = make([]bool, len(m.findings))
+		}
+		in[i] = true
+		n++
 		warned.mark += scatter(uint64(i)) //nolint:gosec // a position is not negative
 		ends = earliest(ends, end)
 	}
-	if len(refused.findings) == 0 {
-		refused.met = no
-	}
-	if len(warned.findings) == 0 {
+	switch n {
+	case 0:
 		warned.met = no
+		return refused, warned, ends
+	case len(m.findings):
+		refused.met = no
+		return refused, warned, ends
+	}
+	refused.findings, warned.findings = make([]pratique.Finding, 0, len(m.findings)-n), make([]pratique.Finding, 0, n)
+	for i := range m.findings {
+		if in[i] {
+			warned.findings = append(warned.findings, m.findings[i])
+		} else {
+			refused.findings = append(refused.findings, m.findings[i])
+		}
 	}
 	return refused, warned, ends
 }

@@ -15,6 +15,29 @@ type liftedFinding struct {
 	lift    pratique.Lift // without policy and rule
 }
 
+// ids tells quickly that an id is not among those that were added: most findings
+// are never lifted. The zero value holds none.
+type ids [64]uint64
+
+func (s *ids) place(id string) (word, bit uint64) {
+	h := uint64(len(id))
+	for i := max(0, len(id)-6); i < len(id); i++ {
+		h = h*31 + uint64(id[i])
+	}
+	h = scatter(h)
+	return h % 64, h / 64 % 64
+}
+
+func (s *ids) add(id string) {
+	word, bit := s.place(id)
+	s[word] |= 1 << bit
+}
+
+func (s *ids) mayHold(id string) bool {
+	word, bit := s.place(id)
+	return s[word]>>bit&1 == 1
+}
+
 // lift notes that a rule would have applied.
 func (e *evaluation) lift(policy, rule string, x *exemption) {
 	for i := range e.lifts {

@@ -18,6 +18,7 @@ const (
 // Statements are VEX statements made ready to be asked. They never change; nil
 // holds none. Safe for concurrent use.
 type Statements struct {
+	ids  ids
 	byID map[string][]*compiledStatement
 }
 
@@ -61,6 +62,7 @@ func (s *Statements) add(of pratique.Statement) {
 		c.products = append(c.products, product)
 	}
 	for _, id := range of.IDs {
+		s.ids.add(id)
 		s.byID[id] = append(s.byID[id], c)
 	}
 }
@@ -92,7 +94,7 @@ func liftedByStatement(e *evaluation, f *pratique.Finding, sources []*Statements
 	var lifts, stands *compiledStatement
 	of, parsed := purl{}, false
 	for _, s := range sources {
-		if s.empty() {
+		if s.empty() || !s.ids.mayHold(f.ID) {
 			continue
 		}
 		for _, c := range s.byID[f.ID] {
