@@ -46,7 +46,7 @@ func TestScan(t *testing.T) {
 			{ID: "DS-0002", Kind: pratique.KindMisconfiguration, Severity: pratique.SeverityHigh, Title: "runs as root", FirstSeen: now},
 			{ID: "CVE-2", Kind: pratique.KindVulnerability, Component: zlib, Package: "zlib1g", Ecosystem: "debian", Installed: "1.2", Status: "affected", Severity: pratique.SeverityLow, Target: "var/lib/dpkg/status", Layer: lower, PURL: "pkg:deb/debian/zlib1g@1.2?distro=debian-12", FirstSeen: now},
 		},
-		Config: pratique.ConfigFacts{Platform: pratique.Platform{OS: "linux", Architecture: "amd64"}},
+		Config:    pratique.ConfigFacts{Platform: pratique.Platform{OS: "linux", Architecture: "amd64"}},
 		Engine:    pratique.Engine{Version: "v0.74.0", Analyzer: key, Database: digest.FromString("db1"), DatabaseAt: now.Add(-time.Hour)},
 		ScannedAt: now, FirstSeen: now.Add(-time.Hour),
 	}

@@ -178,7 +178,7 @@ type Exceptions interface {
 	Exceptions(ctx context.Context) ([]pratique.Exception, error)
 }
 
-// ErrExists: something with this name is there already.
+// ErrExists says that something with this name is there already.
 var ErrExists = errors.New("exists already")
 
 // TagSpan is one digest that a tag named.

@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -53,7 +54,7 @@ func TestStamps(t *testing.T) {
 			sqlite.FailCommits(db, func(do func() error) error { return errors.Join(do(), errInjected) })
 			defer sqlite.FailCommits(db, nil)
 			higher := img
-			higher.Digest, higher.Layers = next, append(img.Layers, pratique.Descriptor{Digest: config})
+			higher.Digest, higher.Layers = next, append(slices.Clone(img.Layers), pratique.Descriptor{Digest: config})
 			return db.Link(ctx, one, higher, now)
 		}, true, []digest.Digest{next}},
 	}

@@ -14,11 +14,12 @@ import (
 	"pratique"
 )
 
-// Dates between which Trivy's end-of-life tables are asked. What they put
-// further away (the year 3000, 9999) says that nobody knows.
-var (
-	firstEOL = time.Date(1990, 1, 1, 0, 0, 0, 0, time.UTC)
-	lastEOL  = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+// Dates between which Trivy's end-of-life tables are asked, in Unix seconds: the
+// years 1990 and 2200. What they put further away (the year 3000, 9999) says that
+// nobody knows.
+const (
+	firstEOL = 631152000
+	lastEOL  = 7258118400
 )
 
 // tableEntries bounds what is remembered of Trivy's tables: the questions are
@@ -75,7 +76,7 @@ func endOfLife(ctx context.Context, os pratique.OS) (_ time.Time, err error) {
 		_, eol, err := g.scanOS(clock.With(ctx, time.Unix(seconds, 0).UTC()), nil)
 		return eol, err
 	}
-	supported, ended := firstEOL.Unix(), lastEOL.Unix()
+	supported, ended := int64(firstEOL), int64(lastEOL)
 	if over, err := past(ended); err != nil || !over {
 		return time.Time{}, err
 	}
