@@ -67,6 +67,7 @@ func (l *live) put(cfg config.Config, policies *policy.Set, ups *upstreams) {
 	// answering refuses what is gone.
 	l.cache.Use(ups.byKey())
 	l.current.Store(f)
+	l.facts.lineage.Reconsider() // other policies may let other versions through
 }
 
 // handler answers by the front in use: open while the process runs, closed
