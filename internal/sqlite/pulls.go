@@ -15,9 +15,14 @@ import (
 // Record implements store.Pulls. The batch is durable when it returns, like
 // everything here: it is written off the request path, so one sync a batch is
 // cheap enough to need no weaker kind of table.
+//
+// The stamps move of what was not served before, or was served earlier than was
+// known: from then on it may have a grace.
 func (db *DB) Record(ctx context.Context, ps []store.Pull) error {
+	var r recorder
+	defer func() { db.stamps.Changed(r.first...) }()
 	return annotate(db.write(ctx, func(tx *sql.Tx) error {
-		r := recorder{tx: tx, repositories: map[string]int64{}, asked: map[store.Pull]int64{}, clients: map[string]int64{}}
+		r = recorder{tx: tx, repositories: map[string]int64{}, asked: map[store.Pull]int64{}, clients: map[string]int64{}}
 		for _, p := range ps {
 			if err := r.record(ctx, p); err != nil {
 				return err
@@ -33,6 +38,7 @@ type recorder struct {
 	repositories map[string]int64
 	asked        map[store.Pull]int64 // without client and time
 	clients      map[string]int64
+	first        []digest.Digest // served then, as far as is known, for the first time
 }
 
 func (r *recorder) record(ctx context.Context, p store.Pull) error {
@@ -52,9 +58,13 @@ func (r *recorder) record(ctx context.Context, p store.Pull) error {
 	if p.Outcome == pratique.OutcomeDeny || p.Ref.Digest == "" {
 		return nil
 	}
-	_, err = r.tx.ExecContext(ctx, `INSERT INTO served (digest, first_at, last_at) VALUES (?1, ?2, ?2)
-		ON CONFLICT (digest) DO UPDATE SET first_at = min(first_at, excluded.first_at), last_at = max(last_at, excluded.last_at)`,
-		p.Ref.Digest.String(), nanos(p.At))
+	var first int64
+	err = r.tx.QueryRowContext(ctx, `INSERT INTO served (digest, first_at, last_at) VALUES (?1, ?2, ?2)
+		ON CONFLICT (digest) DO UPDATE SET first_at = min(first_at, excluded.first_at), last_at = max(last_at, excluded.last_at) RETURNING first_at`,
+		p.Ref.Digest.String(), nanos(p.At)).Scan(&first)
+	if first == nanos(p.At) {
+		r.first = append(r.first, p.Ref.Digest)
+	}
 	return err
 }
 

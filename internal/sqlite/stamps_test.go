@@ -30,6 +30,7 @@ func TestStamps(t *testing.T) {
 		return db.SetTag(ctx, tag, store.TagState{Digest: d, CheckedAt: now, ChangedAt: now})
 	}
 	next := digest.FromString("next")
+	pull := store.Pull{Ref: pratique.Ref{Registry: "docker.io", Repo: "one", Digest: image}, At: now, Outcome: pratique.OutcomeAllow}
 	attested := pratique.Attestations{Image: image, CheckedAt: now}
 	tests := []struct {
 		name  string
@@ -43,6 +44,7 @@ func TestStamps(t *testing.T) {
 		{"report that fails", func() error { _, err := db.PutReport(ended, report); return err }, true, []digest.Digest{image}},
 		{"tag", func() error { return names(ctx, image) }, false, []digest.Digest{image}},
 		{"tag that moves", func() error { return names(ctx, next) }, false, []digest.Digest{image, next}},
+		{"first pull", func() error { return db.Record(ctx, []store.Pull{pull}) }, false, []digest.Digest{image}},
 		{"attestations", func() error { return db.PutAttestations(ctx, attested) }, false, []digest.Digest{image}},
 		{"attestations that fail", func() error { return db.PutAttestations(ended, attested) }, true, []digest.Digest{image}},
 		{"tag that moves, and is told to have failed", func() error {
