@@ -149,7 +149,7 @@ func adviceText(d pratique.Decision) string {
 // itself refuses. People paste the command: what an image may have named goes
 // into it only in characters that no shell reads.
 func exception(ref pratique.Ref, r pratique.Reason) (what, command string) {
-	flag := ""
+	var flag string
 	switch {
 	case r.Policy == "" || r.Policy == "gate" || unscannable(r):
 		return "", ""
@@ -170,7 +170,7 @@ func unscannable(r pratique.Reason) bool {
 	case "unscanned", "incomplete", "scanFailed":
 		return true
 	}
-	return r.State != pratique.StateUnknown && r.State != pratique.StateScanned
+	return r.State == pratique.StatePending || r.State == pratique.StateIncomplete || r.State == pratique.StateFailed
 }
 
 // plainWord reports whether s is one word to every shell.

@@ -28,6 +28,9 @@ type Image struct {
 	Outcome pratique.Outcome `json:"outcome"`
 	// Pending: what its rules need to know is being looked up; a client would wait.
 	Pending bool `json:"pending,omitempty"`
+	// Error says why that cannot be found out; a client would get it, and nothing
+	// else.
+	Error string `json:"error,omitempty"`
 	// Findings counts by severity; null when the image was not read.
 	Findings  *Counts    `json:"findings"`
 	ScannedAt *time.Time `json:"scannedAt"`
@@ -123,8 +126,24 @@ func (s *server) page(ctx context.Context, after digest.Digest, limit int) (Imag
 func (s *server) image(ctx context.Context, known store.Known) (Image, error) {
 	d, err := s.Gate.Standing(ctx, known.Ref, known.Image)
 	pending := errors.Is(err, pratique.ErrPending)
+	text := ""
 	if err != nil && !pending {
-		return Image{}, err
+		// What a client would be answered is about this image; everything else is
+		// about the list.
+		answer, ok := errors.AsType[interface {
+			error
+			Status() int
+		}](err)
+		if !ok {
+			return Image{}, err
+		}
+		text = plain(answer.Error())
+		if cause := errors.Unwrap(answer); cause != nil {
+			text += ": " + cause.Error()
+		}
+	}
+	if err != nil {
+		d.Verdict.Outcome = pratique.OutcomeDeny
 	}
 	facts := newReport(d.Report)
 	img := Image{
@@ -133,6 +152,7 @@ func (s *server) image(ctx context.Context, known store.Known) (Image, error) {
 		State:     facts.State,
 		Outcome:   d.Verdict.Outcome,
 		Pending:   pending,
+		Error:     text,
 		ScannedAt: facts.ScannedAt,
 	}
 	if facts.Findings != nil {

@@ -278,6 +278,33 @@ func TestImages(t *testing.T) {
 	}
 }
 
+// answered is an error that a client would be answered with.
+type answered struct{ error }
+
+func (answered) Status() int     { return http.StatusServiceUnavailable }
+func (e answered) Unwrap() error { return e.error }
+
+// TestImagesUndecided: what cannot be decided on one image is said of it, and
+// the others are still listed.
+func TestImagesUndecided(t *testing.T) {
+	known := []store.Known{{Ref: pratique.Ref{Registry: "lab", Repo: "a", Tag: "1"}, Image: pratique.Image{Digest: digestOf("a")}}}
+	for name, tc := range map[string]struct {
+		err  error
+		want string
+	}{
+		"being looked up": {fmt.Errorf("x: %w", pratique.ErrPending), `"outcome":"deny","pending":true,`},
+		"cannot be known": {answered{errors.New("registry down")}, `"outcome":"deny","error":"registry down: registry down",`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gate := &fakeGate{standingErr: tc.err, reports: map[digest.Digest]pratique.Report{digestOf("a"): {State: pratique.StateScanned}}}
+			srv := serve(t, web.Config{Catalog: &fakeCatalog{known: known}, Gate: gate})
+			if status, body := ask(t, "GET", srv.URL+"/api/v1/images", ""); status != 200 || !strings.Contains(body, tc.want) {
+				t.Errorf("%d %s", status, body)
+			}
+		})
+	}
+}
+
 func TestImagesNeverHideAFailure(t *testing.T) {
 	known := []store.Known{{Image: pratique.Image{Digest: digestOf("a")}}, {Image: pratique.Image{Digest: digestOf("b")}}}
 	for name, tc := range map[string]struct {

@@ -84,8 +84,11 @@ func printImages(c *console, list web.ImageList) error {
 			scanned = img.ScannedAt.UTC().Format("2006-01-02 15:04")
 		}
 		outcome := img.Outcome.String()
-		if img.Pending {
+		switch {
+		case img.Pending:
 			outcome = "pending"
+		case img.Error != "":
+			outcome = "error"
 		}
 		name, _, _ := strings.Cut(img.Ref, "@") // the digest has a column of its own
 		rows = append(rows, []string{name, short(img.Digest.String()), outcome, img.State, countCell(img.Findings), scanned})
