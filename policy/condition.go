@@ -146,7 +146,7 @@ type evaluation struct {
 	findings []pratique.Finding
 	tally    tally
 	lifted   []liftedFinding
-	before   *evaluation // the same without anything lifted; nil when nothing is
+	unlifted *evaluation // see before
 	exempted []exemption
 	lifts    []pratique.Lift
 	asked    match // of the rule that is judged; here, so that it is not allocated for each
@@ -160,11 +160,16 @@ func newEvaluation(f *Facts) *evaluation {
 	e := &evaluation{facts: f, now: f.Now, state: f.state()}
 	e.findings, e.lifted = e.liftFindings(f.findings())
 	e.tally = newTally(e.findings)
-	if len(e.lifted) > 0 {
-		e.before = &evaluation{facts: f, now: f.Now, state: e.state, findings: f.findings()}
-		e.before.tally = newTally(e.before.findings)
-	}
 	return e
+}
+
+// before is the same evaluation without anything lifted; nil when nothing is.
+func (e *evaluation) before() *evaluation {
+	if e.unlifted == nil && len(e.lifted) > 0 {
+		e.unlifted = &evaluation{facts: e.facts, now: e.now, state: e.state, findings: e.facts.findings()}
+		e.unlifted.tally = newTally(e.unlifted.findings)
+	}
+	return e.unlifted
 }
 
 // next notes a moment at which time alone may change the verdict; what is past,

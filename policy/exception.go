@@ -95,10 +95,18 @@ func exceptionWhy(e *pratique.Exception) string {
 
 func (x *Exceptions) empty() bool { return x == nil || len(x.byFinding) == 0 }
 
+// named are the ids that some exception lifts.
+func (x *Exceptions) named() ids {
+	if x == nil {
+		return ids{}
+	}
+	return x.findings
+}
+
 // lifts tells which exception lifts a finding: of those in force, the one that
 // lasts longest.
 func (x *Exceptions) lifts(e *evaluation, f *pratique.Finding) (pratique.Lift, bool) {
-	if x == nil || !x.findings.mayHold(f.ID) {
+	if x == nil {
 		return pratique.Lift{}, false
 	}
 	var best *compiledException

@@ -59,11 +59,13 @@ func (r *rule) counts(m *match, reasons []pratique.Reason) bool {
 // Then it lets through, without the warning: an exception is never stricter than
 // none.
 func (r *rule) surelyWarned(e *evaluation) bool {
-	if e.before == nil || r.action != pratique.OutcomeWarn || !r.readsFindings() {
+	if len(e.lifted) == 0 || r.action != pratique.OutcomeWarn || !r.readsFindings() {
 		return false
 	}
-	m := r.ask(e.before)
-	return m.met == yes
+	if sure, _ := r.selects(e); sure != yes {
+		return false
+	}
+	return r.condition.meets(e.before()).met == yes
 }
 
 // guard appends the refusal of what was not scanned whole, about which no rule

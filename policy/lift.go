@@ -33,6 +33,12 @@ func (s *ids) add(id string) {
 	s[word] |= 1 << bit
 }
 
+func (s *ids) join(other ids) {
+	for i := range s {
+		s[i] |= other[i]
+	}
+}
+
 func (s *ids) mayHold(id string) bool {
 	word, bit := s.place(id)
 	return s[word]>>bit&1 == 1
@@ -56,27 +62,33 @@ func (e *evaluation) liftFindings(all []pratique.Finding) (count []pratique.Find
 		return all, nil
 	}
 	statements := []*Statements{f.Statements, attested(f)}
+	named := f.Exceptions.named()
+	for _, s := range statements {
+		named.join(s.named())
+	}
+	next := 0 // the first of those that are not copied yet
 	for i := range all {
 		x := &all[i]
-		lift, ok := f.Exceptions.lifts(e, x)
-		if !ok {
-			lift, ok = liftedByStatement(e, x, statements)
-		}
-		if !ok {
-			if lifted != nil {
-				count = append(count, *x)
-			}
+		if !named.mayHold(x.ID) {
 			continue
 		}
-		if lifted == nil {
-			count = append(make([]pratique.Finding, 0, len(all)-1), all[:i]...)
+		lift, ok := f.Exceptions.lifts(e, x)
+		if !ok {
+			if lift, ok = liftedByStatement(e, x, statements); !ok {
+				continue
+			}
 		}
+		if lifted == nil {
+			count = make([]pratique.Finding, 0, len(all)-1)
+		}
+		count = append(count, all[next:i]...)
+		next = i + 1
 		lifted = append(lifted, liftedFinding{*x, lift})
 	}
 	if lifted == nil {
 		return all, nil
 	}
-	return count, lifted
+	return append(count, all[next:]...), lifted
 }
 
 // liftedFrom completes what was lifted with the findings that some rule would

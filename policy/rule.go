@@ -65,8 +65,8 @@ func (r *rule) ask(e *evaluation) match {
 	}
 	m := r.condition.meets(e)
 	e.next(m.changes)
-	if m.met != yes && e.before != nil && r.lenient() && r.readsFindings() {
-		if whole := r.condition.meets(e.before); whole.met == yes {
+	if m.met != yes && len(e.lifted) > 0 && r.lenient() && r.readsFindings() {
+		if whole := r.condition.meets(e.before()); whole.met == yes {
 			m = whole
 			e.next(m.changes)
 		}

@@ -67,6 +67,14 @@ func (s *Statements) add(of pratique.Statement) {
 	}
 }
 
+// named are the ids that some statement is about.
+func (s *Statements) named() ids {
+	if s == nil {
+		return ids{}
+	}
+	return s.ids
+}
+
 func (s *Statements) empty() bool { return s == nil || len(s.byID) == 0 }
 
 // attested are the statements that came with the image, which speak of it alone.
@@ -94,7 +102,7 @@ func liftedByStatement(e *evaluation, f *pratique.Finding, sources []*Statements
 	var lifts, stands *compiledStatement
 	of, parsed := purl{}, false
 	for _, s := range sources {
-		if s.empty() || !s.ids.mayHold(f.ID) {
+		if s.empty() {
 			continue
 		}
 		for _, c := range s.byID[f.ID] {
