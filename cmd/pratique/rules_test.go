@@ -71,6 +71,11 @@ func TestRulesReadTheFactsOfTheProduct(t *testing.T) {
 		image     string // if empty, the clean one
 		refusal   string // what it says; empty when the image is served
 	}{
+		// The first of all pulls of an image: what these read is known by then.
+		{condition: "tagMoved: {}", image: images.MultiArch},
+		{condition: "cooldown: {youngerThan: 1h}", image: images.AllRefused, refusal: "first seen 20"},
+		{condition: "unusedFor: {longerThan: 1h}", image: images.Mixed},
+
 		{condition: "cooldown: {youngerThan: 1h}", refusal: "younger than 1h"},
 		{condition: "imageAge: {olderThan: 1h}"},
 		{condition: "imageAge: {olderThan: 1h, by: created}", refusal: "older than 1h"},
