@@ -203,21 +203,23 @@ func (t *Trust) look(ctx context.Context, ref pratique.Ref, wanted []string) (*f
 		delete(t.failed, ref.Digest)
 	}
 	switch {
-	case t.closed:
-		return nil, fmt.Errorf("signatures of %s: %w", ref.Digest, context.Canceled)
-	case len(t.flights) >= maxFlights:
-		return nil, pending(ref.Digest)
+	case t.closed, len(t.flights) >= maxFlights:
+		return nil, pending(ref.Digest) // who comes again finds another Trust, or room
 	}
 	f := &flight{done: make(chan struct{})}
 	t.flights[ref.Digest] = f
 	// The values of ctx go along, its end does not: the lookup is for whoever comes
 	// next, too. Run ends it.
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.cfg.Timeout)
-	unhook := context.AfterFunc(t.base, cancel)
+	ended := t.base
+	unhook := context.AfterFunc(ended, cancel)
 	t.running.Go(func() {
 		defer cancel()
 		defer unhook()
 		f.result, f.err = t.fly(work, ref, wanted)
+		if f.err != nil && ended.Err() != nil {
+			f.err = pending(ref.Digest) // it was ended, and says nothing of the registry
+		}
 		t.land(ref, f)
 	})
 	return f, nil
@@ -225,13 +227,9 @@ func (t *Trust) look(ctx context.Context, ref pratique.Ref, wanted []string) (*f
 
 // land makes the outcome of a lookup known.
 func (t *Trust) land(ref pratique.Ref, f *flight) {
-	if f.err != nil {
+	if f.err != nil && !errors.Is(f.err, pratique.ErrPending) {
 		t.metrics.lookups.WithLabelValues("failed").Inc()
-		if t.base.Err() == nil {
-			t.cfg.Log.Warn("signatures of an image could not be looked for", "image", ref.String(), "error", f.err)
-		}
-	}
-	if f.err != nil {
+		t.cfg.Log.Warn("signatures of an image could not be looked for", "image", ref.String(), "error", f.err)
 		t.rest(ref, f.err)
 	}
 	t.mu.Lock()
@@ -308,15 +306,28 @@ func (t *Trust) watch(ref pratique.Ref) {
 // recheckEvery is how often Run looks for what is due.
 const recheckEvery = time.Minute
 
+// drain is how long lookups that are under way when Run ends may go on: whoever
+// waits for them is answered.
+const drain = 5 * time.Second
+
 // Run rechecks images that were asked for when what is known of them has become
-// old. When ctx ends it ends all lookups and returns when they have.
+// old. When ctx ends it begins no more lookups, and returns when those under way
+// have ended. It may be run again after that; without it lookups work as well.
 func (t *Trust) Run(ctx context.Context) error {
-	defer t.running.Wait()
+	t.mu.Lock()
+	if t.closed {
+		t.closed = false
+		t.base, t.stop = context.WithCancel(context.Background())
+	}
+	stop := t.stop
+	t.mu.Unlock()
 	defer func() {
 		t.mu.Lock()
 		t.closed = true
 		t.mu.Unlock()
-		t.stop()
+		defer time.AfterFunc(drain, stop).Stop()
+		t.running.Wait()
+		stop()
 	}()
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()

@@ -145,8 +145,8 @@ func TestUnsignedIsRecheckedSooner(t *testing.T) {
 		go func() { done <- c.trust.Run(ctx) }()
 		c.want(t, true, "")
 		time.Sleep(7 * 24 * time.Hour)
-		if c.kept.puts < 10 || c.kept.puts > 25 {
-			t.Errorf("%d lookups in a week", c.kept.puts)
+		if c.kept.lookups() < 10 || c.kept.lookups() > 25 {
+			t.Errorf("%d lookups in a week", c.kept.lookups())
 		}
 		another := *c
 		another.image = c.shelf.image(t, app, "another")
@@ -299,7 +299,7 @@ func TestNobodyIsTrusted(t *testing.T) {
 	c := newScene(t, func(c *trust.Config) { c.Identities = nil })
 	c.breaks(down)
 	c.want(t, false, "")
-	if c.asks() > 0 || c.kept.puts > 0 {
+	if c.asks() > 0 || c.kept.lookups() > 0 {
 		t.Error("something was looked for")
 	}
 }
@@ -308,16 +308,17 @@ func TestOneLookupForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newScene(t)
 		c.sign(t, c.image)
-		c.hold = make(chan struct{})
+		hold := make(chan struct{})
+		c.holds(hold)
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() { c.want(t, true, "release") })
 		}
 		synctest.Wait()
-		close(c.hold)
+		close(hold)
 		wg.Wait()
-		if c.kept.puts != 1 {
-			t.Errorf("%d lookups", c.kept.puts)
+		if c.kept.lookups() != 1 {
+			t.Errorf("%d lookups", c.kept.lookups())
 		}
 	})
 }
@@ -326,13 +327,14 @@ func TestWhoLeavesEndsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newScene(t)
 		c.sign(t, c.image)
-		c.hold = make(chan struct{})
+		hold := make(chan struct{})
+		c.holds(hold)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := c.ask(ctx, true); !errors.Is(err, pratique.ErrPending) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
-		close(c.hold)
+		close(hold)
 		synctest.Wait()
 		c.want(t, false, "release")
 	})
@@ -341,7 +343,8 @@ func TestWhoLeavesEndsNothing(t *testing.T) {
 func TestLookupsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newScene(t)
-		c.hold = make(chan struct{})
+		hold := make(chan struct{})
+		c.holds(hold)
 		began := time.Now()
 		if _, err := c.ask(t.Context(), true); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, pratique.ErrPending) {
 			t.Errorf("got %v", err)
@@ -359,13 +362,14 @@ func TestPatience(t *testing.T) {
 		c.sign(t, c.image)
 		c.want(t, true, "release")
 		time.Sleep(25 * time.Hour)
-		c.hold = make(chan struct{})
+		hold := make(chan struct{})
+		c.holds(hold)
 		began := time.Now()
 		c.want(t, true, "release")
 		if d := time.Since(began); d != 3*time.Second {
 			t.Errorf("it took %s", d)
 		}
-		close(c.hold)
+		close(hold)
 		synctest.Wait()
 	})
 }
@@ -409,7 +413,7 @@ func TestTwoRepositories(t *testing.T) {
 		there.want(t, true, "release") // what was found there is believed on
 		c.breaks(nil)
 		time.Sleep(25 * time.Hour)
-		delete(c.manifests, c.image.String()) // it is gone there
+		c.drop(c.image.String()) // it is gone there
 		there.want(t, true, "")
 	})
 }
@@ -423,7 +427,7 @@ func TestRecheckWithoutBeingAsked(t *testing.T) {
 		go func() { done <- c.trust.Run(ctx) }()
 		c.want(t, true, "release")
 		stamp := c.trust.Stamp()
-		delete(c.manifests, pratique.Ref{Registry: app.Registry, Repo: app.Repo, Tag: "sha256-" + c.image.Digest.Encoded() + ".sig"}.String())
+		c.drop(pratique.Ref{Registry: app.Registry, Repo: app.Repo, Tag: "sha256-" + c.image.Digest.Encoded() + ".sig"}.String())
 		time.Sleep(25 * time.Hour)
 		if c.trust.Stamp() == stamp {
 			t.Error("the stamp did not move when the signature went away")
@@ -436,23 +440,58 @@ func TestRecheckWithoutBeingAsked(t *testing.T) {
 	})
 }
 
-func TestRunEndsLookups(t *testing.T) {
-	defer goleak.VerifyNone(t)
-	c := newScene(t)
-	c.hold = make(chan struct{})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- c.trust.Run(ctx) }()
-	if _, err := c.ask(t.Context(), false); !errors.Is(err, pratique.ErrPending) {
-		t.Fatal(err)
-	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	if _, err := c.ask(t.Context(), true); err == nil || errors.Is(err, pratique.ErrPending) {
-		t.Errorf("after the end: %v", err)
-	}
+func TestRunEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newScene(t)
+		c.sign(t, c.image)
+		run := func() func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- c.trust.Run(ctx) }()
+			synctest.Wait()
+			return func() {
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		// A lookup that is under way is finished, and whoever waits is answered.
+		end := run()
+		hold := make(chan struct{})
+		c.holds(hold)
+		answered := make(chan string)
+		go func() { answered <- c.signers(t, true) }()
+		synctest.Wait()
+		time.AfterFunc(time.Second, func() { close(hold) })
+		end()
+		if got := <-answered; got != "release" {
+			t.Errorf("got %q", got)
+		}
+		// After the end nothing is begun, and what is kept is believed.
+		c.want(t, true, "release")
+		another := *c
+		another.image = c.shelf.image(t, app, "another")
+		another.want(t, true, "pending")
+		// A lookup that hangs is ended, and is no failure of the registry.
+		end = run()
+		hold = make(chan struct{})
+		c.holds(hold)
+		go func() { answered <- another.signers(t, true) }()
+		synctest.Wait()
+		began := time.Now()
+		end()
+		if got, took := <-answered, time.Since(began); got != "pending" || took != 5*time.Second {
+			t.Errorf("got %q after %s", got, took)
+		}
+		// Run again, it works again.
+		close(hold)
+		c.sign(t, another.image)
+		end = run()
+		another.want(t, true, "release")
+		end()
+	})
+	goleak.VerifyNone(t)
 }
 
 func TestStoreFails(t *testing.T) {

@@ -66,6 +66,20 @@ func (s *shelf) breaks(fail func(what, name string) error) {
 	s.fail = fail
 }
 
+// holds has every list of referrers wait until the channel is closed.
+func (s *shelf) holds(until chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hold = until
+}
+
+// drop removes a manifest, or a name of one.
+func (s *shelf) drop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.manifests, name)
+}
+
 func (s *shelf) asks() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -287,6 +301,12 @@ func (m *memory) PutAttestations(_ context.Context, a pratique.Attestations) err
 	m.docs[a.Image] = doc
 	m.puts++
 	return err
+}
+
+func (m *memory) lookups() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.puts
 }
 
 var app = pratique.Ref{Registry: "docker.io", Repo: "library/app"}

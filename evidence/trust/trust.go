@@ -143,11 +143,11 @@ type Trust struct {
 	metrics  *metrics
 	stamp    atomic.Uint64
 
-	base context.Context //nolint:containedctx // of lookups, which outlive who asked for them; ended by Run
-	stop context.CancelFunc
 	busy chan struct{} // places of lookups at work
 
 	mu      sync.Mutex
+	base    context.Context //nolint:containedctx // of lookups, which outlive who asked for them; ended by Run
+	stop    context.CancelFunc
 	closed  bool
 	flights map[digest.Digest]*flight
 	failed  map[digest.Digest]failure
