@@ -31,6 +31,7 @@ const anything = "*"
 var mayImport = map[string][]string{
 	".":                {},
 	"policy":           {".", "internal/strictyaml"},
+	"policy/cases":     {".", "internal/strictyaml", "policy"},
 	"store":            {"."},
 	"scanner":          {".", "store"},
 	"scanner/analyze":  {"."},

@@ -11,46 +11,6 @@ import (
 	"pratique"
 )
 
-func TestExplain(t *testing.T) {
-	set := load(t, `
-name: p
-default: deny
-rules:
-  - {name: high, vulnerability: {severity: HIGH}, action: deny, grace: 14d}
-  - {name: secrets, secret: {}, action: warn}
-  - {name: elsewhere, match: {repository: [other]}, always: {}, action: deny}
-  - {name: excepted, except: {upstream: [docker.io]}, always: {}, action: deny}
-  - {name: releases, match: {tag: [v*]}, always: {}, action: allow}
-  - {name: eol, endOfLife: {within: 30d}, action: deny}
-  - {name: lab, match: {repository: [lab]}, action: exempt, lifts: [eol], message: the lab may}
-`)
-	d := factsDocument{
-		Ref: "docker.io/lab@" + imageDigest.String(), State: pratique.StateScanned, OS: "debian 11",
-		EOLAt: date{testNow.AddDate(0, 0, 10)}, FirstServed: date{testNow.AddDate(0, 0, -20)},
-		Findings:   []string{"vulnerability CVE-1 HIGH a 1 2 seen=2026-10-30", "secret s LOW", "vulnerability CVE-2 HIGH a 1 seen=2026-10-30"},
-		Exceptions: []exceptionDocument{{ID: "ex-1", Finding: "CVE-2", Repository: "docker.io/lab", Reason: "r", Expires: date{testNow.AddDate(0, 1, 0)}}},
-	}
-	f := d.facts(t)
-	got := set.Explain(f)
-	want := []Evaluation{
-		{Policy: "p", Rule: "high", Condition: "vulnerability", Action: "deny", Selected: "yes", Met: "yes", Effect: "warns",
-			Facts:   "1 vulnerability, 1 fixable, without 1 that exceptions or VEX lift",
-			Message: "1 vulnerability of severity HIGH or above; it was served here before, and is refused from 2026-11-13 00:00 UTC on"},
-		{Policy: "p", Rule: "secrets", Condition: "secret", Action: "warn", Selected: "yes", Met: "yes", Effect: "warns",
-			Facts: "1 secret, 0 fixable, without 1 that exceptions or VEX lift", Message: "1 secret"},
-		{Policy: "p", Rule: "elsewhere", Condition: "always", Action: "deny", Selected: "no", Met: "yes", Message: "not about this: repository does not fit"},
-		{Policy: "p", Rule: "excepted", Condition: "always", Action: "deny", Selected: "no", Met: "yes", Message: "not about this: excepted"},
-		{Policy: "p", Rule: "releases", Condition: "always", Action: "allow", Selected: "unknown", Met: "yes",
-			Message: "it lets through only where it surely applies; not known: the tag, because the pull is by digest"},
-		{Policy: "p", Rule: "eol", Condition: "endOfLife", Action: "deny", Selected: "yes", Met: "yes", Effect: "lifted", Facts: "the end of life is 2026-11-11",
-			Message: "lifted by rule p/lab: the lab may"},
-		{Policy: "p", Rule: "lab", Condition: "always", Action: "exempt", Selected: "yes", Met: "yes", Effect: "lifts", Message: "lifts p/eol: the lab may"},
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestExplainGuardsAndDefaults(t *testing.T) {
 	set := load(t, "name: p\nrules: [{name: incomplete, incomplete: {}, action: deny}, {name: s, secret: {}, action: deny}]")
 	effects := func(f Facts) (out []string) {
