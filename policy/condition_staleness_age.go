@@ -104,6 +104,7 @@ func (a aged) meets(e *evaluation) match {
 		m.changes = a.decisive(e).changes
 	case unknown:
 		m.missing = strings.Join(missing, " and ")
+	default:
 	}
 	return m
 }
