@@ -103,6 +103,7 @@ func (c *ofFindings) fits(e *evaluation, f *pratique.Finding) (truth, string) {
 			return no, ""
 		case unknown:
 			out, missing = unknown, c.demands[i].missing
+		case yes:
 		}
 	}
 	return out, missing
@@ -143,7 +144,7 @@ func (c *ofFindings) facts(e *evaluation) string {
 }
 
 // nouns of a class: one, several.
-var nouns = [classes][2]string{
+var nouns = [][2]string{
 	{"vulnerability", "vulnerabilities"},
 	{"secret", "secrets"},
 	{"misconfiguration", "misconfigurations"},
@@ -158,9 +159,9 @@ func (c *ofFindings) word(before, after string) {
 			b.WriteString(" fixable")
 		}
 		b.WriteString(before + " " + noun)
-		switch {
-		case c.minRank == 0:
-		case c.minRank == ranks-1:
+		switch c.minRank {
+		case 0:
+		case ranks - 1:
 			b.WriteString(" of severity CRITICAL")
 		default:
 			b.WriteString(" of severity " + string(severities[c.minRank]) + " or above")

@@ -52,6 +52,7 @@ func (s *selector) selects(e *evaluation) (truth, string) {
 		return no, missing
 	case yes:
 		missing = ""
+	case unknown:
 	}
 	for i := range 3 {
 		var t truth
@@ -69,6 +70,7 @@ func (s *selector) selects(e *evaluation) (truth, string) {
 			return no, m
 		case unknown:
 			sure, missing = unknown, m
+		case yes:
 		}
 	}
 	return sure, missing
