@@ -61,7 +61,7 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	$(GO) -C tools/peers vet ./...
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run
 	$(GO) mod tidy -diff
-	for m in peers containerd17 containerd2 docker29; do $(GO) -C tools/$$m mod tidy -diff || exit 1; done
+	for m in peers containerd17 containerd2 docker29 cosign; do $(GO) -C tools/$$m mod tidy -diff || exit 1; done
 	$(GO) generate ./... && git diff --exit-code
 	@$(MAKE) bin/pratique-analyzer bin/testsum
 	PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -race -json ./... | bin/testsum -suite race
@@ -83,15 +83,15 @@ tools: ## install the Debian packages that the tests start (as root)
 peers: bin/crane bin/registry bin/criclient bin/conformance bin/containerd2 ## build the clients and registries that e2e and bench start
 
 .PHONY: clients
-clients: tools build peers bin/containerd17 bin/dockerd bin/testsum ## mirrors left open and nodes closed, with every client that can be built from modules (as root)
-	@E2E_CLIENTS=all $(GO) test -tags e2e -count=1 -timeout 30m -run '^(TestOpenMirror|TestNodesConfig)' -json ./e2e | bin/testsum -suite clients
+clients: tools build peers bin/containerd17 bin/dockerd bin/cosign bin/testsum ## mirrors left open, nodes closed and images signed, with every client that can be built from modules (as root)
+	@E2E_CLIENTS=all $(GO) test -tags e2e -count=1 -timeout 30m -run '^(TestOpenMirror|TestNodesConfig|TestCosign)' -json ./e2e | bin/testsum -suite clients
 
 .PHONY: clean
 clean: ## remove what was built and what `make run` kept
 	rm -rf bin dist var
 
 # The Go command knows best what is stale, so these are always asked for.
-.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/testsum bin/crane bin/registry bin/criclient bin/conformance bin/containerd17 bin/containerd2 bin/dockerd
+.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/testsum bin/crane bin/registry bin/criclient bin/conformance bin/containerd17 bin/containerd2 bin/dockerd bin/cosign
 bin/pratique:
 	@$(RELEASE) -o $@ ./cmd/pratique
 
@@ -124,3 +124,6 @@ bin/dockerd:
 
 bin/containerd2:
 	@cd tools/containerd2 && $(RELEASE) -o ../../$@ github.com/containerd/containerd/v2/cmd/containerd
+
+bin/cosign:
+	@cd tools/cosign && $(RELEASE) -o ../../$@ github.com/sigstore/cosign/v3/cmd/cosign
