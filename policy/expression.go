@@ -60,10 +60,10 @@ type expression struct {
 	program  cel.Program
 	about    []aboutFinding
 	reads    Needs
-	findings bool // it reads them
-	now      bool // it reads the time
-	kev      bool // it reads the list
-	epss     bool // it reads scores
+	findings bool                            // it reads them
+	clocks   []func(e *evaluation) time.Time // when what it reads changes by time alone
+	kev      bool                            // it reads the list
+	epss     bool                            // it reads scores
 }
 
 // aboutFinding is a part of an expression that asks for one finding: the P of
@@ -83,8 +83,8 @@ func (x *expression) variables(e *evaluation) *variables {
 
 func (x *expression) meets(e *evaluation) match {
 	var m match
-	if x.now {
-		m.changes = e.minute().Add(time.Minute)
+	for _, changes := range x.clocks {
+		m.changes = earliest(m.changes, changes(e))
 	}
 	m.met, m.missing = ask(x.program, x.variables(e))
 	if m.met != no && m.missing != tooCostly {

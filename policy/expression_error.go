@@ -122,14 +122,12 @@ func (x *expression) inspect(tree *ast.AST) []mistake {
 		case ast.IdentKind:
 			if v := x.schema.variable(e.AsIdent()); v != nil {
 				reads = true
-				x.reads |= v.needs
 				x.findings = x.findings || v.name == "findings"
-				x.now = x.now || v.name == "now"
+				x.note(v)
 			}
 		case ast.SelectKind:
 			if f := fieldOf(e); f != nil {
-				x.reads |= f.needs
-				x.now = x.now || f.timed
+				x.note(f)
 				x.kev = x.kev || f.name == "kev"
 				x.epss = x.epss || f.name == "epss"
 			}
@@ -151,6 +149,14 @@ func (x *expression) inspect(tree *ast.AST) []mistake {
 		out = append(out, mistake{text: "it reads no fact, so it is always the same; variables are " + strictyaml.List(x.names(), "and")})
 	}
 	return out
+}
+
+// note remembers what an expression reads.
+func (x *expression) note(f *field) {
+	x.reads |= f.needs
+	if f.changes != nil {
+		x.clocks = append(x.clocks, f.changes)
+	}
 }
 
 // neverEqual refuses to compare a field with a word that it never has.

@@ -60,6 +60,20 @@ var severityWords = []string{"UNKNOWN", "LOW", "MEDIUM", "HIGH", "CRITICAL"}
 // minute is the time to the minute, so that an answer stands for a minute.
 func (e *evaluation) minute() time.Time { return e.now.UTC().Truncate(time.Minute) }
 
+// reached is when a moment to come has been reached, to the minute.
+func reached(moment func(e *evaluation) time.Time) func(e *evaluation) time.Time {
+	return func(e *evaluation) time.Time {
+		at := moment(e)
+		if !at.After(e.minute()) {
+			return time.Time{}
+		}
+		if whole := at.Truncate(time.Minute); !whole.Before(at) {
+			return whole
+		}
+		return at.Truncate(time.Minute).Add(time.Minute)
+	}
+}
+
 func newSchema() *schema {
 	s := &schema{}
 	root := func(name, doc string, k *shape, needs Needs) *field {
@@ -87,7 +101,7 @@ func newSchema() *schema {
 			}
 			return e.facts.Client.Unmap().WithZone("").String()
 		})},
-		{name: "now", doc: "the time, to the minute", typ: cel.TimestampType, get: read(func(e *evaluation) any { return e.minute() })},
+		{name: "now", doc: "the time, to the minute", typ: cel.TimestampType, get: read(func(e *evaluation) any { return e.minute() }), changes: func(e *evaluation) time.Time { return e.minute().Add(time.Minute) }},
 	}
 	return s
 }
@@ -114,7 +128,7 @@ func (s *schema) image() *shape {
 		&field{name: "artifactType", doc: "of the manifest; may be empty", typ: cel.StringType, get: read(func(e *evaluation) any { return e.facts.Image.ArtifactType })},
 		&field{name: "annotations", doc: "of the manifest", typ: cel.MapType(cel.StringType, cel.StringType), get: read(func(e *evaluation) any { return stringMap(e.facts.Image.Annotations) })},
 		&field{name: "firstSeen", doc: "when Pratique first saw the digest", typ: cel.TimestampType, get: func(o *object) any { return o.moment(o.e.firstSeen(), "when it was first seen") }},
-		&field{name: "created", doc: "when it claims to have been made; dates before 2013 are placeholders, those to come none", typ: cel.TimestampType, timed: true, get: func(o *object) any {
+		&field{name: "created", doc: "when it claims to have been made; dates before 2013 are placeholders, those to come none", typ: cel.TimestampType, changes: reached((*evaluation).created), get: func(o *object) any {
 			at := o.e.created()
 			if at.After(o.e.minute()) {
 				at = time.Time{}
@@ -137,7 +151,7 @@ func (s *schema) ref() *shape {
 	return s.add(newShape("Ref", "a reference",
 		&field{name: "upstream", doc: "its key in the configuration", typ: cel.StringType, get: read(func(e *evaluation) any { return e.facts.Ref.Registry })},
 		&field{name: "repository", doc: "without the upstream", typ: cel.StringType, get: read(func(e *evaluation) any { return e.facts.Ref.Repo })},
-		&field{name: "tag", doc: "not known when the client asked by digest", typ: cel.StringType, get: read(func(e *evaluation) any {
+		&field{name: "tag", doc: "of a pull by digest: a tag that names it; not known when none is", typ: cel.StringType, needs: NeedTags, get: read(func(e *evaluation) any {
 			if e.facts.Ref.Tag == "" {
 				return notKnown("the tag")
 			}
@@ -164,8 +178,8 @@ func (s *schema) report() *shape {
 		}},
 		&field{name: "os", doc: "family of the operating system; empty when there is none", typ: cel.StringType, get: scanned(func(e *evaluation) any { return e.report().OS.Family })},
 		&field{name: "osVersion", doc: "its release", typ: cel.StringType, get: scanned(func(e *evaluation) any { return e.report().OS.Name })},
-		&field{name: "eol", doc: "the release is past its end of life", typ: cel.BoolType, timed: true, get: scanned(func(e *evaluation) any {
-			at := e.report().EOLAt
+		&field{name: "eol", doc: "the release is past its end of life", typ: cel.BoolType, changes: reached(func(e *evaluation) time.Time { return endOfLifeAt(e.report()) }), get: scanned(func(e *evaluation) any {
+			at := endOfLifeAt(e.report())
 			return at.IsZero() && e.report().EOL || !at.IsZero() && !e.minute().Before(at)
 		})},
 		&field{name: "eolAt", doc: "the end of life of the release", typ: cel.TimestampType, get: func(o *object) any { return o.moment(o.e.report().EOLAt, "the end of life") }},

@@ -19,7 +19,8 @@ type field struct {
 	typ       *cel.Type
 	words     []string // the only values that it can have; nil = any
 	needs     Needs
-	timed     bool // the time alone changes it
+	// changes is the next moment at which time alone changes it; nil = never.
+	changes func(e *evaluation) time.Time
 	// get reads it. A fact that is not known is what notKnown returns, never a zero
 	// value, so that CEL's own logic carries it: what does not depend on it is
 	// decided all the same.
