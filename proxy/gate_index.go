@@ -290,7 +290,7 @@ func (p *panel) combine(places []int) {
 	for _, i := range places {
 		c := p.d.Children[i].Verdict
 		sum.Write([]byte("\x00" + c.ID))
-		if v.Policy == "" || v.Policy == "gate" {
+		if v.Policy == "" || v.Policy == gatePolicy {
 			v.Policy = c.Policy
 		}
 		if serves(v) && c.Outcome != v.Outcome {

@@ -32,8 +32,7 @@ func (g *Gate) needs() policy.Needs {
 
 // judge asks the policies. It is the one place where facts become a verdict,
 // and where one is remembered: stamp is the image's, from before its report was
-// read. What was served once is so for good; what was not is asked again where
-// a rule reads it.
+// read.
 func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp uint64) (pratique.Decision, error) {
 	f, needs, err := g.facts(ctx, d, q)
 	for err == nil {
@@ -52,9 +51,7 @@ func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp
 	if q.explained != nil {
 		q.explained.note(d.Image.Digest, g.policies, f)
 	}
-	if !needs.Has(policy.NeedServed) || !f.FirstServed.IsZero() || g.cfg.Evidence == nil {
-		g.memory.keep(d.Ref, q.client, d.Report, d.Verdict, stamp, f.Now)
-	}
+	g.memory.keep(d.Ref, q.client, d.Report, d.Verdict, stamp, f.Now)
 	return d, nil
 }
 

@@ -201,10 +201,6 @@ func TestNotRemembered(t *testing.T) {
 			w.policies = p
 			return w.gate(GateConfig{})
 		}},
-		{"never served before", pratique.StateScanned, func(w *world, p *scripted) *Gate {
-			w.policies = p
-			return w.gate(GateConfig{Evidence: historyOf{}})
-		}},
 		{"a failed report", pratique.StateFailed, func(w *world, p *scripted) *Gate {
 			w.policies = p
 			return w.gate(GateConfig{})

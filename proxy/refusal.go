@@ -151,7 +151,7 @@ func adviceText(d pratique.Decision) string {
 func exception(ref pratique.Ref, r pratique.Reason) (what, command string) {
 	var flag string
 	switch {
-	case r.Policy == "" || r.Policy == "gate" || unscannable(r):
+	case r.Policy == "" || ownRule(r) || unscannable(r):
 		return "", ""
 	case len(r.Findings) > 0:
 		what, flag = r.Findings[0].ID, "--finding"
@@ -162,6 +162,19 @@ func exception(ref pratique.Ref, r pratique.Reason) (what, command string) {
 		return "", ""
 	}
 	return what, fmt.Sprintf(`pratique exception create %s %s --repository %s --expires 14d --reason "..."`, flag, what, ref.Repository())
+}
+
+// ownRule reports whether a reason is the gate's. People may call a policy "gate"
+// too.
+func ownRule(r pratique.Reason) bool {
+	if r.Policy != gatePolicy {
+		return false
+	}
+	switch r.Rule {
+	case "foreign-layer", "index-depth", "index-size", "platform", "child":
+		return true
+	}
+	return false
 }
 
 // unscannable reports whether a reason is about the scan itself.
@@ -325,15 +338,18 @@ func fixes(s string, limit int) string {
 	return clean(s, limit)
 }
 
+// gatePolicy stands for the gate where verdicts name a policy.
+const gatePolicy = "gate"
+
 // denied is a verdict that the gate itself reaches, before any policy: about
 // content that no policy could judge.
 func denied(d pratique.Decision, rule, message string) pratique.Decision {
-	sum := sha256.Sum256([]byte("gate\x00" + rule + "\x00" + d.Image.Digest.String() + "\x00" + message))
+	sum := sha256.Sum256([]byte(gatePolicy + "\x00" + rule + "\x00" + d.Image.Digest.String() + "\x00" + message))
 	d.Verdict = pratique.Verdict{
 		ID:      hex.EncodeToString(sum[:6]),
 		Outcome: pratique.OutcomeDeny,
-		Reasons: []pratique.Reason{{Policy: "gate", Rule: rule, Message: message}},
-		Policy:  "gate",
+		Reasons: []pratique.Reason{{Policy: gatePolicy, Rule: rule, Message: message}},
+		Policy:  gatePolicy,
 	}
 	return d
 }

@@ -100,6 +100,7 @@ func TestRefusalException(t *testing.T) {
 		{"a line", "", finding("CVE-1\nreboot"), ""},
 		{"nothing", "", finding(""), ""},
 		{"the gate's own", "", pratique.Reason{Policy: "gate", Rule: "foreign-layer", Message: "m"}, ""},
+		{"a policy of the gate's name", "", pratique.Reason{Policy: "gate", Rule: "old", Message: "m"}, "pratique exception create --rule gate/old" + repo},
 		{"no policy", "", pratique.Reason{Rule: "default", Message: "m"}, ""},
 		{"the default", "", pratique.Reason{Policy: "p", Rule: "default", Message: "m"}, "pratique exception create --rule p/default" + repo},
 		{"not scanned", "", pratique.Reason{Policy: "p", Rule: "unscanned", Message: "m"}, ""},
