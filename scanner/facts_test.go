@@ -1,6 +1,7 @@
 package scanner_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -114,4 +115,32 @@ func TestConfigFacts(t *testing.T) {
 	if r := l.scan(l.image("failed", func(d *draft) { d.diffIDs[0] = diffID("another") }, base)); r.State != pratique.StateFailed || r.Config.Platform.Architecture != "amd64" {
 		t.Errorf("a failed scan is %s, with platform %s", r.State, r.Config.Platform)
 	}
+}
+
+// FuzzConfigFacts: whatever a config holds, its claims are bounded and can be
+// kept: a report that cannot be written is an image that is never scanned.
+func FuzzConfigFacts(f *testing.F) {
+	for _, seed := range []string{
+		`{"os":"linux","created":"2024-05-06T09:08:09.00000001+02:00","config":{"User":"0","Labels":{"a":"b"}}}`,
+		`{"created":"0001-01-01T00:00:00+14:00"}`, `{"created":"9999-12-31T23:59:59-14:00"}`, `{"config":{"Labels":{"\ud800":"\u0000"}}}`, `[]`, `{"os":"\xff"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		got := scanner.ConfigFacts(raw)
+		b, err := json.Marshal(pratique.Report{Config: got})
+		if err != nil {
+			t.Fatalf("the report cannot be written: %v", err)
+		}
+		var again pratique.Report
+		if err := json.Unmarshal(b, &again); err != nil {
+			t.Fatalf("the report cannot be read: %v", err)
+		}
+		if d := cmp.Diff(got, again.Config, cmpopts.EquateEmpty()); d != "" {
+			t.Errorf("another one is read than was written (-written +read):\n%s", d)
+		}
+		if len(got.Labels) > 64 || len(got.User) > 256 || len(got.Platform.OS) > 256 {
+			t.Errorf("not bounded: %+v", got)
+		}
+	})
 }

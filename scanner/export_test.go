@@ -1,0 +1,6 @@
+package scanner
+
+import "pratique"
+
+// ConfigFacts is configFacts.
+func ConfigFacts(raw []byte) pratique.ConfigFacts { return configFacts(raw) }
