@@ -72,7 +72,7 @@ func (t tagMoved) text(e *evaluation, m *match) string {
 	if move.To == "" {
 		text = "tag " + oneLine(move.Tag) + " is gone since " + moment(move.At) + longer(t.longerThan)
 	}
-	if e.facts.Ref.Tag == "" {
+	if len(e.facts.Lineage.Current) == 0 {
 		return "no tag names it any more: " + text
 	}
 	return text

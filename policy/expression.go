@@ -64,6 +64,8 @@ type expression struct {
 	clocks   []func(e *evaluation) time.Time // when what it reads changes by time alone
 	kev      bool                            // it reads the list
 	epss     bool                            // it reads scores
+	// identities are the trusted ones whom it names.
+	identities []string
 }
 
 // aboutFinding is a part of an expression that asks for one finding: the P of

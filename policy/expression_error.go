@@ -137,8 +137,15 @@ func (x *expression) inspect(tree *ast.AST) []mistake {
 			call := e.AsCall()
 			if args := call.Args(); len(args) == 2 {
 				for i, arg := range args {
-					if f := fieldOf(arg); f != nil && f.words != nil {
+					f := fieldOf(arg)
+					switch {
+					case f == nil:
+					case f.words != nil:
 						neverEqual(call.FunctionName(), f, args[1-i], fail)
+					case f.name == "by": // who is trusted, in a signature or provenance
+						for _, name := range literals(args[1-i]) {
+							x.identities = append(x.identities, string(name.AsLiteral().(types.String)))
+						}
 					}
 				}
 			}
@@ -171,18 +178,27 @@ func neverEqual(function string, f *field, other ast.Expr, fail func(ast.Expr, s
 	default:
 		return
 	}
-	candidates := []ast.Expr{other}
-	if other.Kind() == ast.ListKind {
-		candidates = other.AsList().Elements()
-	}
-	for _, c := range candidates {
-		if c.Kind() != ast.LiteralKind {
-			continue
-		}
-		if word, ok := c.AsLiteral().(types.String); ok && !slices.Contains(f.words, string(word)) {
-			fail(c, "%s is never %q%s", f.name, string(word), instead(didYouMean(string(word), f.words...), "it is one of", f.words))
+	for _, c := range literals(other) {
+		if word := string(c.AsLiteral().(types.String)); !slices.Contains(f.words, word) {
+			fail(c, "%s is never %q%s", f.name, word, instead(didYouMean(word, f.words...), "it is one of", f.words))
 		}
 	}
+}
+
+// literals are the strings that e is, or is a list of, as far as they are written
+// there.
+func literals(e ast.Expr) []ast.Expr {
+	all := []ast.Expr{e}
+	if e.Kind() == ast.ListKind {
+		all = e.AsList().Elements()
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(e ast.Expr) bool {
+		if e.Kind() != ast.LiteralKind {
+			return true
+		}
+		_, ok := e.AsLiteral().(types.String)
+		return !ok
+	})
 }
 
 // locate finds the place in a YAML file of a line and column within the scalar

@@ -20,6 +20,7 @@ rules:
   - {name: neither, action: deny, vulnerability: {severity: LOW}}
   - {name: expression, action: deny, expression: 'findings.exists(f, f.kev)'}
   - {name: probable, action: deny, expression: 'findings.map(f, f.epss).exists(p, p > 0.1)'}
+  - {name: names, action: deny, expression: 'attestations.signatures.exists(s, s.by == "ci") && attestations.provenance.exists(p, p.by in ["a", "b"])'}
 `)})
 	if err != nil {
 		t.Fatal(err)
@@ -29,6 +30,7 @@ rules:
 		{Rule: "p/built", Identities: []string{"ci"}},
 		{Rule: "p/kev", KEV: true}, {Rule: "p/epss", EPSS: true}, {Rule: "p/grace", KEV: true},
 		{Rule: "p/expression", KEV: true}, {Rule: "p/probable", EPSS: true},
+		{Rule: "p/names", Identities: []string{"ci", "a", "b"}},
 	}
 	if diff := cmp.Diff(want, set.Reliances(), cmpopts.IgnoreFields(Reliance{}, "Pos")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
