@@ -38,6 +38,9 @@ func TestEveryShippedFileLoads(t *testing.T) {
 			return err
 		}
 		found++
+		if path == filepath.Join("configs", "exceptions.yaml") {
+			return nil // evidence/exception loads it, and tries it
+		}
 		if filepath.Base(filepath.Dir(path)) == "policies" {
 			data, err := os.ReadFile(path)
 			if err != nil {
