@@ -168,6 +168,10 @@ type Report struct {
 	Engine    Engine      `json:"engine"`
 	ScannedAt time.Time   `json:"scannedAt"` // when content was matched, not when it was analysed
 	FirstSeen time.Time   `json:"firstSeen"` // when Pratique first saw the digest
+	// FirstScanned is when the content was first matched, in whichever report; kept
+	// for ever. What was found then was there all the time, also while the image was
+	// served unscanned. Zero: never matched, or not known.
+	FirstScanned time.Time `json:"firstScanned,omitzero"`
 }
 
 // ConfigFacts are claims of an image's config. Nobody checked them.

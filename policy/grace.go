@@ -106,6 +106,9 @@ func (g *grace) ends(e *evaluation, f *pratique.Finding, since time.Time) time.T
 	}
 	length := g.byRank[ranks-1]
 	if f != nil {
+		if first := e.report().FirstScanned; !first.IsZero() && !since.After(first) {
+			return time.Time{} // it was served before its first scan, not before the finding
+		}
 		length = g.byRank[rank(f.Severity)]
 		if g.hasKEV && g.kev < length && exploited(e.facts.Exploits, f.ID) != no {
 			length = g.kev

@@ -46,6 +46,23 @@ func Carry(prev pratique.Report, past []Past, next pratique.Report) ([]pratique.
 	return out, untold(clocks, out)
 }
 
+// FirstScanned returns next's FirstScanned as PutReport must store it, given the
+// report that stands. What next itself says is not believed. Of an image that was
+// matched before this was noted it stays unknown: a grace that runs is not cut.
+func FirstScanned(prev, next pratique.Report) time.Time {
+	switch {
+	case !prev.FirstScanned.IsZero() || matched(prev):
+		return prev.FirstScanned
+	case matched(next):
+		return next.ScannedAt
+	}
+	return time.Time{}
+}
+
+func matched(r pratique.Report) bool {
+	return r.State == pratique.StateScanned || r.State == pratique.StateIncomplete
+}
+
 // findingKey is what makes findings of one image, in whichever report, the same.
 type findingKey struct {
 	kind          pratique.Kind

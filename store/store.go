@@ -121,7 +121,7 @@ type Reports interface {
 	// the standing one. FirstSeen and Milestones of findings (same Kind, ID,
 	// Package, Path) are carried from all reports that the image ever had, also
 	// when the standing one lacks the finding; a finding new to the image gets
-	// ScannedAt. The report as stored is returned.
+	// ScannedAt. FirstScanned is carried as well. The report as stored is returned.
 	PutReport(ctx context.Context, r pratique.Report) (pratique.Report, error)
 	// Images yields the digests of all images that have a report.
 	ReportedImages(ctx context.Context) iter.Seq2[digest.Digest, error]

@@ -50,6 +50,7 @@ func (db *DB) PutReport(ctx context.Context, r pratique.Report) (pratique.Report
 			return nil
 		}
 		r.Findings, past = store.Carry(prev, past, r)
+		r.FirstScanned = store.FirstScanned(prev, r)
 		doc, err := db.encode(r)
 		if err != nil {
 			return err

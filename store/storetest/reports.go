@@ -30,6 +30,7 @@ func Reports[T store.Reports](t *testing.T, fresh Fresh[T]) {
 	t.Run("Put", func(t *testing.T) { reportsPut(t, fresh(t)) })
 	t.Run("FirstSeen", func(t *testing.T) { reportsFirstSeen(t, fresh(t)) })
 	t.Run("NeverReset", func(t *testing.T) { reportsNeverReset(t, fresh(t)) })
+	t.Run("FirstScanned", func(t *testing.T) { reportsFirstScanned(t, fresh(t)) })
 	t.Run("NewerDatabaseStands", func(t *testing.T) { reportsNewerStands(t, fresh(t)()) })
 	t.Run("Images", func(t *testing.T) { reportsImages(t, fresh(t)()) })
 	t.Run("Concurrent", func(t *testing.T) { reportsConcurrent(t, fresh(t)()) })
@@ -47,7 +48,7 @@ func reportsPut[T store.Reports](t *testing.T, open func() T) {
 	got, err := s.Report(ctx, sum("a"))
 	mustBe(t, err)
 	same(t, "what PutReport returned is what stands", got, stored)
-	r.Findings[0].FirstSeen = r.ScannedAt
+	r.Findings[0].FirstSeen, r.FirstScanned = r.ScannedAt, r.ScannedAt
 	same(t, "Report after reopening", got, r)
 
 	failed := pratique.Report{Image: sum("a"), State: pratique.StateFailed, Engine: r.Engine, ScannedAt: clock.Add(time.Minute)}
@@ -55,6 +56,7 @@ func reportsPut[T store.Reports](t *testing.T, open func() T) {
 	mustBe(t, err)
 	got, err = s.Report(ctx, sum("a"))
 	mustBe(t, err)
+	failed.FirstScanned = r.ScannedAt
 	same(t, "replaced", got, failed)
 	if _, err := s.PutReport(ctx, pratique.Report{Image: sum("a"), State: "clean"}); err == nil {
 		t.Error("a report in a state that is none is stored")
@@ -95,6 +97,32 @@ func reportsFirstSeen[T store.Reports](t *testing.T, open func() T) {
 	mustBe(t, err)
 	if f := r.Findings[0]; f.Severity != pratique.SeverityCritical || f.Fixed != "2" {
 		t.Errorf("carrying FirstSeen carried more: %+v", f)
+	}
+}
+
+// reportsFirstScanned: what is matched first sets it, for ever; neither a scan that
+// failed nor what a report itself says does.
+func reportsFirstScanned[T store.Reports](t *testing.T, open func() T) {
+	for i, step := range []struct {
+		state pratique.State
+		want  time.Time
+	}{
+		{pratique.StateFailed, time.Time{}},
+		{pratique.StateIncomplete, clock.Add(time.Hour)},
+		{pratique.StateScanned, clock.Add(time.Hour)},
+		{pratique.StateFailed, clock.Add(time.Hour)},
+		{pratique.StateScanned, clock.Add(time.Hour)},
+	} {
+		s := open()
+		r := report("a", clock.Add(time.Duration(i)*time.Hour), clock.Add(time.Duration(i)*time.Hour))
+		r.State, r.FirstScanned = step.state, clock.Add(-time.Hour)
+		_, err := s.PutReport(t.Context(), r)
+		mustBe(t, err)
+		got, err := s.Report(t.Context(), sum("a"))
+		mustBe(t, err)
+		if !got.FirstScanned.Equal(step.want) {
+			t.Errorf("after report %d, %s: first scanned %s, want %s", i, step.state, got.FirstScanned, step.want)
+		}
 	}
 }
 
