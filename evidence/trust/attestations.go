@@ -212,7 +212,7 @@ func (t *Trust) look(ctx context.Context, ref pratique.Ref, wanted []string) (*f
 	// next, too. Run ends it.
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.cfg.Timeout)
 	ended := t.base
-	unhook := context.AfterFunc(ended, cancel)
+	unhook := context.AfterFunc(ended, cancel) //nolint:contextcheck // that of Run, not of who asks
 	t.running.Go(func() {
 		defer cancel()
 		defer unhook()

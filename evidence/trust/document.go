@@ -29,6 +29,9 @@ func object(raw []byte) (map[string]json.RawMessage, error) {
 		if _, twice := out[name]; twice {
 			return nil, fmt.Errorf("the key %.40q comes twice", name)
 		}
+		if len(out) == maxKeys {
+			return nil, fmt.Errorf("more than %d keys in one object", maxKeys)
+		}
 		var v json.RawMessage
 		if err := dec.Decode(&v); err != nil {
 			return nil, fmt.Errorf("no JSON object: %w", err)
@@ -76,16 +79,32 @@ func text(raw []byte, names ...string) (string, error) {
 	return s, nil
 }
 
-// list returns the elements of the array under the names; none when there is no
-// array.
-func list(raw []byte, names ...string) ([]json.RawMessage, error) {
+// list returns the elements of the array under the names, up to most; none when
+// there is no array. More says that there are more.
+func list(raw []byte, most int, names ...string) (out []json.RawMessage, more bool, err error) {
 	v, err := within(raw, names...)
 	if err != nil || len(v) == 0 || v[0] != '[' {
-		return nil, err
+		return nil, false, err
 	}
-	var out []json.RawMessage
-	return out, json.Unmarshal(v, &out)
+	dec := json.NewDecoder(bytes.NewReader(v))
+	if _, err := dec.Token(); err != nil {
+		return nil, false, fmt.Errorf("no JSON array: %w", err)
+	}
+	for dec.More() {
+		if len(out) == most {
+			return out, true, nil
+		}
+		var e json.RawMessage
+		if err := dec.Decode(&e); err != nil {
+			return nil, false, fmt.Errorf("no JSON array: %w", err)
+		}
+		out = append(out, e)
+	}
+	return out, false, nil
 }
 
-// maxText bounds what is taken over from a document, in bytes.
-const maxText = 4096
+// Bounds of what is read: what is hostile is small in the registry and large here.
+const (
+	maxKeys = 4096 // of one object
+	maxText = 4096 // bytes of a string that is taken over
+)

@@ -165,6 +165,9 @@ func (s *search) look(ctx context.Context, ref pratique.Ref) error {
 	}
 	for _, suffix := range []string{".sig", ".att"} {
 		at := pratique.Ref{Registry: ref.Registry, Repo: ref.Repo, Tag: ref.Digest.Algorithm().String() + "-" + ref.Digest.Encoded() + suffix}
+		if !pratique.ValidTag(at.Tag) {
+			continue // a SHA-512 is too long for a tag
+		}
 		if err := s.manifest(ctx, sub, at); err != nil {
 			return err
 		}
@@ -326,7 +329,7 @@ func (s *search) blob(ctx context.Context, ref pratique.Ref, l pratique.Descript
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", l.Digest, err)
 	}
-	defer r.Close() //nolint:errcheck // it was only read
+	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))
 	switch {
 	case err != nil:

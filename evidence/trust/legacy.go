@@ -106,7 +106,7 @@ func legacyEntry(raw []byte) (*protorekor.TransparencyLogEntry, error) {
 	}
 	payload, err := object(o["Payload"])
 	if err != nil {
-		return nil, fmt.Errorf("Payload: %w", err)
+		return nil, fmt.Errorf("payload: %w", err)
 	}
 	var at, index int64
 	if json.Unmarshal(payload["integratedTime"], &at) != nil || json.Unmarshal(payload["logIndex"], &index) != nil {

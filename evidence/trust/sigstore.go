@@ -150,7 +150,7 @@ func (s *search) bundle(sub subject, holder digest.Digest, _ pratique.Descriptor
 			e.sigs = append(e.sigs, sig.GetSig())
 		}
 		if len(e.sigs) > maxEnvelopeSignatures {
-			return fmt.Errorf("%d signatures on one envelope; at most %d are tried", len(e.sigs), maxEnvelopeSignatures)
+			return fmt.Errorf("more than %d signatures on one envelope", maxEnvelopeSignatures)
 		}
 		return s.attested(sub, holder, e, certified)
 	}
@@ -191,14 +191,14 @@ func parseEnvelope(raw []byte) (dsseEnvelope, error) {
 	if e.payload, err = base64Text(o["payload"]); err != nil {
 		return dsseEnvelope{}, fmt.Errorf("payload: %w", err)
 	}
-	sigs, err := list(o["signatures"])
+	sigs, more, err := list(o["signatures"], maxEnvelopeSignatures)
 	switch {
 	case err != nil:
 		return dsseEnvelope{}, err
 	case len(sigs) == 0:
 		return dsseEnvelope{}, errors.New("nobody signed it")
-	case len(sigs) > maxEnvelopeSignatures:
-		return dsseEnvelope{}, fmt.Errorf("%d signatures; at most %d are tried", len(sigs), maxEnvelopeSignatures)
+	case more:
+		return dsseEnvelope{}, fmt.Errorf("more than %d signatures on one envelope", maxEnvelopeSignatures)
 	}
 	for _, raw := range sigs {
 		v, err := within(raw, "sig")

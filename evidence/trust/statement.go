@@ -44,12 +44,12 @@ func (e dsseEnvelope) statement(about digest.Digest) (statement, error) {
 	if err != nil || typ != statement01 && typ != statement1 {
 		return statement{}, fmt.Errorf("statement of type %.60q; want %s", typ, statement1)
 	}
-	subjects, err := list(o["subject"])
+	subjects, more, err := list(o["subject"], maxOver)
 	switch {
 	case err != nil:
 		return statement{}, fmt.Errorf("statement: subject: %w", err)
-	case len(subjects) > maxOver:
-		return statement{}, fmt.Errorf("statement about %d subjects; at most %d are read", len(subjects), maxOver)
+	case more:
+		return statement{}, fmt.Errorf("statement about more than %d subjects", maxOver)
 	}
 	var fits bool
 	for _, s := range subjects {
@@ -182,11 +182,11 @@ func revision(p *pratique.Provenance, raw []byte, names ...string) error {
 // materials reads the revision of the source, and the source itself where
 // nothing said it before: then it is the first of what was built from.
 func materials(p *pratique.Provenance, raw []byte, names ...string) error {
-	ms, err := list(raw, names...)
+	ms, _, err := list(raw, maxMaterials, names...)
 	if err != nil {
 		return err
 	}
-	for _, m := range ms[:min(len(ms), maxMaterials)] {
+	for _, m := range ms {
 		uri, err := text(m, "uri")
 		if err != nil {
 			return err

@@ -104,8 +104,9 @@ func TestStatements(t *testing.T) {
 		{"two builders", replace(good, `"builder":`, `"builder":{"id":"evil"},"builder":`), "twice"},
 		{"two predicates", replace(good, `"predicate":`, `"predicate":{},"predicate":`), "twice"},
 		{"another type of statement", replace(good, "in-toto.io/Statement/v1", "example.com"), "statement of type"},
-		{"too many subjects", replace(good, `"subject":[`, `"subject":[`+many), "at most 1024"},
+		{"too many subjects", replace(good, `"subject":[`, `"subject":[`+many), "more than 1024 subjects"},
 		{"a builder without end", replace(good, `"id":"b"`, `"id":"`+strings.Repeat("b", 5000)+`"`), "longer than"},
+		{"too many keys", replace(good, `"digest":{`, `"digest":{`+keysOf(5000)), "more than 4096 keys"},
 		{"no JSON", []byte("x"), "statement"},
 	} {
 		for way, attach := range attested(t, i, k, tc.statement) {
@@ -127,6 +128,15 @@ func TestStatements(t *testing.T) {
 	}
 }
 
+// keysOf are members of an object.
+func keysOf(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `"%d":"",`, i)
+	}
+	return b.String()
+}
+
 func TestEnvelopesThatDoNotVerify(t *testing.T) {
 	i := newInstance(t)
 	k, other := ecdsaKey(elliptic.P256()), ecdsaKey(elliptic.P256())
@@ -146,7 +156,7 @@ func TestEnvelopesThatDoNotVerify(t *testing.T) {
 		{"another key", envelope(st, signature(other, dsse.PAE(inToto, st))), "none of the keys"},
 		{"signed without what it is", envelope(st, signature(k, st)), "none of the keys"},
 		{"nobody", must(json.Marshal(map[string]any{"payloadType": inToto, "payload": st, "signatures": []any{}})), "nobody signed"},
-		{"too many", must(json.Marshal(map[string]any{"payloadType": inToto, "payload": st, "signatures": sigs})), "at most 16"},
+		{"too many", must(json.Marshal(map[string]any{"payloadType": inToto, "payload": st, "signatures": sigs})), "more than 16 signatures"},
 		{"another type", must(json.Marshal(map[string]any{"payloadType": "text/plain", "payload": st, "signatures": sigs[:1]})), "payload of type"},
 		{"two payloads", replace(good, `"payload":`, `"payload":"","payload":`), "twice"},
 		{"not base64", replace(good, `"payload":"`, `"payload":"%`), "payload"},
