@@ -113,6 +113,9 @@ type Lineage struct {
 	Current []string `json:"current,omitempty"`
 	// Moved are the tags that named it and do not any more, the latest move last.
 	Moved []TagMove `json:"moved,omitempty"`
+	// Elsewhere are tags that rules name and that name another image now, or none.
+	// They are looked up when no tag of an image is known.
+	Elsewhere []string `json:"elsewhere,omitempty"`
 	// Newer versions of the tag asked for, or of Current or Moved, newest first.
 	Newer []Newer `json:"newer,omitempty"`
 	Base  *Base   `json:"base,omitempty"`

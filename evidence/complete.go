@@ -18,7 +18,7 @@ import (
 // base. Implemented by evidence/lineage.
 type Lineages interface {
 	// Lineage is that of img, asked for as ref, as far as needs names its parts
-	// (policy.NeedTags, NeedNewer, NeedBase). With wait it may ask upstreams until
+	// (policy.NeedTags, NeedNewer, NeedBase, NeedNames, NeedAdvice). With wait it may ask upstreams until
 	// ctx ends; without, it looks at what is here. What is not known yet is an error
 	// wrapping pratique.ErrPending.
 	Lineage(ctx context.Context, ref pratique.Ref, img pratique.Image, needs policy.Needs, wait bool) (pratique.Lineage, error)
@@ -124,7 +124,7 @@ func (e *Evidence) Complete(ctx context.Context, needs policy.Needs, f *policy.F
 			return describe("when it was served", err)
 		})
 	}
-	if lineage := needs & (policy.NeedTags | policy.NeedNewer | policy.NeedBase); lineage != 0 {
+	if lineage := needs & (policy.NeedTags | policy.NeedNewer | policy.NeedBase | policy.NeedNames | policy.NeedAdvice); lineage != 0 {
 		tasks = append(tasks, func() (err error) {
 			f.Lineage, err = e.lineage(ctx, lineage, f, wait)
 			return describe("its tags and base", err)

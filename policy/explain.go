@@ -35,6 +35,7 @@ func (s *Set) Explain(f Facts) []Evaluation {
 	if s == nil || len(s.policies) == 0 {
 		return []Evaluation{{Rule: ruleDefault, Action: "deny", Selected: "yes", Met: "yes", Effect: "denies", Message: noPolicies}}
 	}
+	f = s.mildest(f)
 	e := newEvaluation(&f)
 	s.exempt(e)
 	e.facts.Exceptions.exempt(e)

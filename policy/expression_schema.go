@@ -151,7 +151,7 @@ func (s *schema) ref() *shape {
 	return s.add(newShape("Ref", "a reference",
 		&field{name: "upstream", doc: "its key in the configuration", typ: cel.StringType, get: read(func(e *evaluation) any { return e.facts.Ref.Registry })},
 		&field{name: "repository", doc: "without the upstream", typ: cel.StringType, get: read(func(e *evaluation) any { return e.facts.Ref.Repo })},
-		&field{name: "tag", doc: "of a pull by digest: a tag that names it; not known when none is", typ: cel.StringType, needs: NeedTags, get: read(func(e *evaluation) any {
+		&field{name: "tag", doc: "of a pull by digest: a tag that names it; not known when none is", typ: cel.StringType, needs: NeedNames, get: read(func(e *evaluation) any {
 			if e.facts.Ref.Tag == "" {
 				return notKnown("the tag")
 			}

@@ -63,6 +63,8 @@ const (
 	NeedBase                           // Facts.Lineage.Base
 	NeedAttestations                   // Facts.Attestations
 	NeedExploits                       // Facts.Exploits
+	NeedNames                          // Facts.Lineage.Current, Moved and Elsewhere of a pull by digest
+	NeedAdvice                         // Facts.Lineage.Newer as far as it is known; no rule reads it
 )
 
 // Has reports whether all of what are needed.

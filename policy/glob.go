@@ -36,6 +36,11 @@ func (p *pattern) match(s string) bool {
 	return true
 }
 
+// literal is the one text that the pattern fits, if there is but one.
+func (p *pattern) literal() (string, bool) {
+	return p.prefix, p.stars == 0 && p.rest == nil && p.suffix == ""
+}
+
 type globs []pattern
 
 func (gs globs) match(s string) bool {

@@ -134,7 +134,16 @@ func (s *Set) Decide(f Facts) pratique.Verdict {
 		v.ID = verdictID(&f, &v, 0)
 		return v
 	}
-	e := newEvaluation(&f)
+	if s.needs.Has(NeedNames) && f.Ref.Tag == "" {
+		return s.decideByDigest(&f)
+	}
+	return s.decide(&f)
+}
+
+// decide judges under the name asked for.
+func (s *Set) decide(f *Facts) pratique.Verdict {
+	v := pratique.Verdict{Policy: s.version}
+	e := newEvaluation(f)
 	s.exempt(e)
 	f.Exceptions.exempt(e)
 	outcome := pratique.OutcomeAllow
@@ -146,7 +155,7 @@ func (s *Set) Decide(f Facts) pratique.Verdict {
 	}
 	v.Outcome, v.Reasons, v.Until = outcome, inOrder(reasons, outcome), e.until
 	v.Lifted = e.liftedFrom(s)
-	v.ID = verdictID(&f, &v, e.mark)
+	v.ID = verdictID(f, &v, e.mark)
 	return v
 }
 

@@ -156,6 +156,9 @@ func (r *rule) needs() Needs {
 		if s != nil && s.client != nil {
 			out |= NeedClient
 		}
+		if s != nil && s.tag != nil {
+			out |= NeedNames
+		}
 	}
 	return out
 }

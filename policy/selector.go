@@ -80,6 +80,8 @@ func (s *selector) selectsTag(e *evaluation) (truth, string) {
 	switch tag := e.facts.Ref.Tag; {
 	case s.tag == nil:
 		return yes, ""
+	case tag == "" && e.elsewhere(s.tag):
+		return no, "tag"
 	case tag == "":
 		return unknown, missingTag
 	default:
@@ -95,7 +97,13 @@ func (s *selector) selectsArtifact(e *evaluation) (truth, string) {
 	if kind == "" {
 		return unknown, missingArtifact
 	}
-	return truthOf(s.artifactType.match(kind)), "artifactType"
+	fits := s.artifactType.match(kind)
+	// Clients that run an image do not look at what it calls itself: one that can be
+	// run is no chart for saying so.
+	if config := e.facts.Image.Config.MediaType; kind != config && e.facts.Image.Runnable() && fits != s.artifactType.match(config) {
+		return unknown, missingArtifact
+	}
+	return truthOf(fits), "artifactType"
 }
 
 // artifactType of a manifest that names none is the media type of its config

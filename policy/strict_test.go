@@ -116,7 +116,7 @@ func liftsFinding(v pratique.Verdict, fs []pratique.Finding) bool {
 func TestWhatIsNotKnownNeverHelps(t *testing.T) {
 	forget := map[string]func(*Facts){
 		"client":       func(f *Facts) { f.Client = netip.Addr{} },
-		"tag":          func(f *Facts) { f.Ref.Tag = "" },
+		"tag":          func(f *Facts) { f.Ref.Tag, f.Lineage.Current, f.Lineage.Moved = "", nil, nil },
 		"platform":     func(f *Facts) { f.Report.Config.Platform = pratique.Platform{} },
 		"artifact":     func(f *Facts) { f.Image.ArtifactType = "" },
 		"exploits":     func(f *Facts) { f.Exploits = nil },

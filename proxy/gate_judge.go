@@ -17,7 +17,7 @@ type needing interface{ Needs() policy.Needs }
 
 // lineage are the facts that cannot be left out: an image without moved tags and
 // newer versions is one that rules about them let through.
-const lineage = policy.NeedTags | policy.NeedNewer | policy.NeedBase
+const lineage = policy.NeedTags | policy.NeedNewer | policy.NeedBase | policy.NeedNames
 
 // everything is all facts that there are.
 const everything = policy.NeedClient | policy.NeedServed | policy.NeedAttestations | policy.NeedExploits | lineage
@@ -107,7 +107,7 @@ func (g *Gate) advise(ctx context.Context, d pratique.Decision) *pratique.Newer 
 	f := policy.Facts{Ref: d.Ref, Image: d.Image, Report: d.Report, Now: g.cfg.Now()}
 	// Without it the refusal is as good, so that an error is no reason for another
 	// answer.
-	_ = g.cfg.Evidence.Complete(ctx, policy.NeedNewer, &f, false)
+	_ = g.cfg.Evidence.Complete(ctx, policy.NeedAdvice, &f, false)
 	for i := range f.Lineage.Newer {
 		if f.Lineage.Newer[i].Compliant {
 			return &f.Lineage.Newer[i]

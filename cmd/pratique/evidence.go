@@ -46,7 +46,7 @@ func newFacts(ctx context.Context, cfg config.Config, state *sqlite.DB, l *live,
 			Files: cfg.Exceptions.Files, MaxDuration: cfg.Exceptions.MaxDuration, Log: log, Metrics: metrics,
 		}),
 		lineage: lineage.New(registry, state, lineage.Config{
-			Compliant: newer.compliant, Request: newer.request, Upstreams: l.upstreamOf, Log: log, Metrics: metrics,
+			Compliant: newer.compliant, Request: newer.request, Upstreams: l.upstreamOf, Tags: l.tags, Log: log, Metrics: metrics,
 		}),
 		trust: &attestors{registry: registry, store: state, log: log, metrics: metrics, swapped: make(chan struct{}, 1)},
 	}
@@ -227,6 +227,9 @@ func (a *attestors) Run(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
+
+// tags are those that rules in force name in full.
+func (l *live) tags() []string { return l.current.Load().tags }
 
 // newHistory writes down who pulled what.
 func newHistory(cfg config.Config, state *sqlite.DB, log *slog.Logger, metrics prometheus.Registerer) *proxy.History {

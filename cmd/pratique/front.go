@@ -25,6 +25,7 @@ import (
 type front struct {
 	cfg       config.Config
 	policies  *policy.Set
+	tags      []string // that the policies name in full
 	upstreams *upstreams
 	gate      *proxy.Gate
 	open      http.Handler // answers requests
@@ -56,7 +57,7 @@ var (
 
 // put makes a front and has it meet clients from now on.
 func (l *live) put(cfg config.Config, policies *policy.Set, ups *upstreams) {
-	f := &front{cfg: cfg, policies: policies, upstreams: ups}
+	f := &front{cfg: cfg, policies: policies, tags: policies.Tags(), upstreams: ups}
 	f.gate = proxy.NewGate(l.cache, l.scans, l.catalog, inForce{policies, l}, l.gateConfig(cfg, ups.names))
 	server := proxy.ServerConfig{
 		Upstreams: ups.names, BareHead: cfg.Refusal.Head == config.HeadBare, Log: l.log, Metrics: l.metrics,

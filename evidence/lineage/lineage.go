@@ -31,6 +31,7 @@ import (
 type Store interface {
 	store.Lineage
 	Tag(ctx context.Context, ref pratique.Ref) (store.TagState, error)
+	SetTag(ctx context.Context, ref pratique.Ref, s store.TagState) error
 	TagList(ctx context.Context, ref pratique.Ref) ([]string, time.Time, error)
 	Image(ctx context.Context, d digest.Digest) (pratique.Image, error)
 	Report(ctx context.Context, image digest.Digest) (pratique.Report, error)
@@ -69,6 +70,8 @@ type Config struct {
 	// key of a configured upstream; an error if there is none. If nil, claims are
 	// not looked at.
 	Upstreams func(ref pratique.Ref) (pratique.Ref, error)
+	// Tags are those that rules name, which may change. If nil, there are none.
+	Tags func() []string
 	// Refresh is how often upstreams are asked for the tags and lists of repositories
 	// in use. If zero, 1 h.
 	Refresh time.Duration
@@ -151,30 +154,19 @@ func New(registry evidence.Registry, st Store, cfg Config) *Lineage {
 func (l *Lineage) Stamp() uint64 { return l.stamp.Load() }
 
 // Lineage tells of img, asked for as ref, what is known here, as far as needs
-// names it. It never waits and never answers that it does not know yet, with or
-// without wait: an error is a failure of the store.
+// names it. It never answers that it does not know yet: an error is a failure of
+// the store. It waits for one thing: what the tags name that rules name
+// (Config.Tags), when an image is asked for by a digest of which no tag is known.
 //
 // Newer is about all tags that name the image now, and the one asked for; about
 // those that named it when none does. So it says the same of an image whether it
 // is asked for by tag or by digest, by its index or itself.
-func (l *Lineage) Lineage(ctx context.Context, ref pratique.Ref, img pratique.Image, needs policy.Needs, _ bool) (pratique.Lineage, error) {
+func (l *Lineage) Lineage(ctx context.Context, ref pratique.Ref, img pratique.Image, needs policy.Needs, wait bool) (pratique.Lineage, error) {
 	var out pratique.Lineage
 	ref = ref.At(img.Digest)
-	if needs&(policy.NeedTags|policy.NeedNewer) != 0 {
-		spans, err := l.store.TagsOf(ctx, ref)
-		if err != nil {
+	if needs&(policy.NeedTags|policy.NeedNames|policy.NeedNewer|policy.NeedAdvice) != 0 {
+		if err := l.tagged(ctx, ref, needs, wait, &out); err != nil {
 			return pratique.Lineage{}, err
-		}
-		current, moved := split(spans)
-		names := subjects(ref.Tag, current, moved)
-		l.watch(ctx, ref, names, needs.Has(policy.NeedNewer))
-		if needs.Has(policy.NeedTags) {
-			out.Current, out.Moved = current, moved
-		}
-		if needs.Has(policy.NeedNewer) {
-			if out.Newer, err = l.newer(ctx, ref, names, current); err != nil {
-				return pratique.Lineage{}, err
-			}
 		}
 	}
 	if needs.Has(policy.NeedBase) {
@@ -184,6 +176,31 @@ func (l *Lineage) Lineage(ctx context.Context, ref pratique.Ref, img pratique.Im
 		}
 	}
 	return out, nil
+}
+
+// tagged fills in what tags say.
+func (l *Lineage) tagged(ctx context.Context, ref pratique.Ref, needs policy.Needs, wait bool, out *pratique.Lineage) error {
+	spans, err := l.store.TagsOf(ctx, ref)
+	if err != nil {
+		return err
+	}
+	current, moved := split(spans)
+	names := subjects(ref.Tag, current, moved)
+	if needs&(policy.NeedTags|policy.NeedNewer) != 0 { // mere advice is not worth a question to the upstream
+		l.watch(ctx, ref, names, needs.Has(policy.NeedNewer))
+	}
+	if needs&(policy.NeedTags|policy.NeedNames) != 0 {
+		out.Current, out.Moved = current, moved
+	}
+	if needs.Has(policy.NeedNames) && len(names) == 0 {
+		if out.Elsewhere, err = l.elsewhere(ctx, ref, wait); err != nil {
+			return err
+		}
+	}
+	if needs&(policy.NeedNewer|policy.NeedAdvice) != 0 {
+		out.Newer, err = l.newer(ctx, ref, names, current)
+	}
+	return err
 }
 
 // split tells the tags that name an image from those that did.

@@ -54,10 +54,11 @@ type Facts struct {
 
 	FirstServed Date     `yaml:"firstServed"`
 	LastServed  Date     `yaml:"lastServed"`
-	Current     []string `yaml:"current"` // tags
-	Moved       []string `yaml:"moved"`   // TAG DATE [TO]
-	Newer       []string `yaml:"newer"`   // TAG LEVEL SINCE [compliant]
-	Base        string   `yaml:"base"`    // REF DIGEST HOW [MOVEDAT NOW]
+	Current     []string `yaml:"current"`   // tags
+	Moved       []string `yaml:"moved"`     // TAG DATE [TO]
+	Elsewhere   []string `yaml:"elsewhere"` // tags that surely name another image
+	Newer       []string `yaml:"newer"`     // TAG LEVEL SINCE [compliant]
+	Base        string   `yaml:"base"`      // REF DIGEST HOW [MOVEDAT NOW]
 
 	Checked    Date        `yaml:"checked"`    // when attestations were looked for
 	Signatures []string    `yaml:"signatures"` // BY KIND
@@ -206,7 +207,7 @@ func (d *Facts) report(l *lines) pratique.Report {
 }
 
 func (d *Facts) lineage(l *lines) pratique.Lineage {
-	out := pratique.Lineage{Current: d.Current}
+	out := pratique.Lineage{Current: d.Current, Elsewhere: d.Elsewhere}
 	for _, line := range d.Moved {
 		w := l.words("moved", line, 2, 3)
 		out.Moved = append(out.Moved, pratique.TagMove{Tag: w[0], At: l.date("moved", w[1]), To: Digest(w[2])})
