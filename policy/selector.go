@@ -33,6 +33,7 @@ const (
 	missingTag      = "the tag, because the pull is by digest"
 	missingPlatform = "the image's platform"
 	missingArtifact = "the artifact's type"
+	missingHonest   = "the artifact's type, because it can be run as an image"
 	missingClient   = "the client's address"
 )
 
@@ -101,7 +102,7 @@ func (s *selector) selectsArtifact(e *evaluation) (truth, string) {
 	// Clients that run an image do not look at what it calls itself: one that can be
 	// run is no chart for saying so.
 	if config := e.facts.Image.Config.MediaType; kind != config && e.facts.Image.Runnable() && fits != s.artifactType.match(config) {
-		return unknown, missingArtifact
+		return unknown, missingHonest
 	}
 	return truthOf(fits), "artifactType"
 }
