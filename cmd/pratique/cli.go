@@ -54,7 +54,7 @@ type command struct {
 func commands() []command {
 	commands := []command{serveCommand(), checkCommand(), imagesCommand()}
 	commands = append(commands, exceptionCommands()...)
-	return append(commands, policyCheckCommand(), dbStatusCommand(), dbImportCommand(),
+	return append(commands, policyCheckCommand(), policyTestCommand(), dbStatusCommand(), dbImportCommand(),
 		configCheckCommand(), nodesConfigCommand(), nodesDoctorCommand(), versionCommand(),
 	)
 }

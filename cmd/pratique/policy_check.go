@@ -111,6 +111,18 @@ func policiesToCheck(c *console, configuration string, args []string) ([]policy.
 // own, and this keeps a device from being read.
 const maxPolicy = 4 << 20
 
+// readable refuses what is no text that a person wrote.
+func readable(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return err
+	case info.Size() > maxPolicy || !info.Mode().IsRegular() && info.Mode()&fs.ModeNamedPipe == 0:
+		return fmt.Errorf("%s: want a text of at most %d bytes", path, maxPolicy)
+	}
+	return nil
+}
+
 // readPolicies reads files, and the *.yaml of directories.
 func readPolicies(paths []string) ([]policy.File, error) {
 	var out []policy.File
@@ -128,11 +140,9 @@ func readPolicies(paths []string) ([]policy.File, error) {
 				return nil, fmt.Errorf("%s: no *.yaml in it", path)
 			}
 			slices.Sort(found)
-		} else if info.Size() > maxPolicy || !info.Mode().IsRegular() && info.Mode()&fs.ModeNamedPipe == 0 {
-			return nil, fmt.Errorf("%s is no policy file: want a text of at most %d bytes", path, maxPolicy)
 		}
 		for _, name := range found {
-			data, err := os.ReadFile(name)
+			data, err := readBounded(name)
 			if err != nil {
 				return nil, err
 			}
