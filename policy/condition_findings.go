@@ -43,7 +43,7 @@ func (c *ofFindings) meets(e *evaluation) match {
 }
 
 // filter looks at each finding. What it returns shares memory with the sorted
-// findings as long as those that fit stand side by side there.
+// findings when those that fit are the first of them.
 func (c *ofFindings) filter(e *evaluation) match {
 	t := &e.tally
 	most := t.count(c.class, c.minRank, c.fixable)
@@ -51,40 +51,40 @@ func (c *ofFindings) filter(e *evaluation) match {
 	if c.withUnknown && c.minRank > 0 {
 		floor, rankless = 0, t.count(c.class, 1, c.fixable)
 	}
-	sorted := t.worst(c.class, floor, c.fixable)
+	places := t.places(c.class, floor, c.fixable)
 	m := match{met: no}
-	first, last := -1, -1 // the run of findings that fit, as long as it is one
-	var apart []pratique.Finding
-	for i := range sorted {
+	var fit []uint64
+	run := 0 // so many fit that are the first
+	for i, place := range places {
 		if i >= most && i < rankless {
 			continue
 		}
-		fit, missing := c.fits(e, &sorted[i])
-		if fit == no {
+		fits, missing := c.fits(e, &t.findings[uint32(place)]) //nolint:gosec // the low half is the index
+		switch fits {
+		case no:
 			continue
-		}
-		if fit == yes {
+		case yes:
 			m.met = yes
-		} else if m.missing == "" {
-			m.missing = missing
+		case unknown:
+			if m.missing == "" {
+				m.missing = missing
+			}
 		}
 		m.mark += scatter(uint64(i)) //nolint:gosec // a position is not negative
-		switch {
-		case apart != nil:
-			apart = append(apart, sorted[i])
-		case first < 0:
-			first, last = i, i
-		case i == last+1:
-			last = i
-		default:
-			apart = append(append(make([]pratique.Finding, 0, len(sorted)-i+last-first+1), sorted[first:last+1]...), sorted[i])
+		if fit == nil && run == i {
+			run++
+			continue
 		}
+		if fit == nil {
+			fit = append(make([]uint64, 0, run+8), places[:run]...)
+		}
+		fit = append(fit, place)
 	}
 	switch {
-	case apart != nil:
-		m.findings = apart
-	case first >= 0:
-		m.findings = sorted[first : last+1 : last+1]
+	case fit != nil:
+		m.findings = gather(t.findings, fit)
+	case run > 0:
+		m.findings = t.first(c.class, c.fixable, places[:run])
 	default:
 		return match{met: no}
 	}

@@ -33,8 +33,9 @@ func isFixable(f *pratique.Finding) bool { return f.Fixed != "" || f.Status == "
 // however many findings there are, and sorts those that are asked for.
 type tally struct {
 	findings []pratique.Finding
-	counts   [classes][2][ranks]int // by class, fixable?, rank
-	sorted   [classes][2][]pratique.Finding
+	counts   [classes][2][ranks]int         // by class, fixable?, rank
+	order    [classes][2][]uint64           // places, see placeOf; sorted, by class and fixable only?
+	sorted   [classes][2][]pratique.Finding // the first of those
 }
 
 // class is what a rule may be about.
@@ -91,34 +92,57 @@ func (t *tally) count(c class, minRank int, fixable bool) int {
 	return n
 }
 
-// worst returns those findings, worst first. Results of several calls share
-// memory: they are prefixes of one sorted list.
-func (t *tally) worst(c class, minRank int, fixable bool) []pratique.Finding {
+// places are where those findings stand, worst first. Results of several calls
+// share memory: they are prefixes of one sorted list.
+func (t *tally) places(c class, minRank int, fixable bool) []uint64 {
 	n := t.count(c, minRank, fixable)
+	order := &t.order[c][index(fixable)]
+	if len(*order) < n {
+		places := make([]uint64, 0, n)
+		for i := range t.findings {
+			f := &t.findings[i]
+			if rank(f.Severity) >= minRank && classOf(f.Kind) == c && (!fixable || isFixable(f)) {
+				places = append(places, placeOf(f, i))
+			}
+		}
+		sortPlaces(t.findings, places)
+		*order = places
+	}
+	return (*order)[:n]
+}
+
+// worst returns the findings with at least this rank, worst first. They share
+// memory as places do.
+func (t *tally) worst(c class, minRank int, fixable bool) []pratique.Finding {
+	return t.first(c, fixable, t.places(c, minRank, fixable))
+}
+
+// first returns the findings at places, which are the first of their list.
+func (t *tally) first(c class, fixable bool, places []uint64) []pratique.Finding {
+	n := len(places)
 	sorted := &t.sorted[c][index(fixable)]
 	if len(*sorted) < n {
-		*sorted = t.collect(c, minRank, fixable, n)
+		*sorted = gather(t.findings, places)
 	}
 	return (*sorted)[:n:n]
 }
 
-// collect gathers n findings through their places, because a Finding is large.
-func (t *tally) collect(c class, minRank int, fixable bool, n int) []pratique.Finding {
-	places := make([]uint64, 0, n)
-	for i := range t.findings {
-		f := &t.findings[i]
-		if classOf(f.Kind) != c || fixable && !isFixable(f) {
-			continue
-		}
-		if rank(f.Severity) >= minRank {
-			places = append(places, placeOf(f, i))
-		}
+// gather copies the findings at places.
+func gather(findings []pratique.Finding, places []uint64) []pratique.Finding {
+	out := make([]pratique.Finding, len(places))
+	for i, p := range places {
+		out[i] = findings[uint32(p)] //nolint:gosec // the low half is the index
 	}
-	return worstFirst(t.findings, places)
+	return out
 }
 
 // worstFirst returns the findings at places, which it sorts.
 func worstFirst(findings []pratique.Finding, places []uint64) []pratique.Finding {
+	sortPlaces(findings, places)
+	return gather(findings, places)
+}
+
+func sortPlaces(findings []pratique.Finding, places []uint64) {
 	slices.Sort(places)
 	for i := 0; i < len(places); {
 		j := i + 1
@@ -132,11 +156,6 @@ func worstFirst(findings []pratique.Finding, places []uint64) []pratique.Finding
 		}
 		i = j
 	}
-	out := make([]pratique.Finding, len(places))
-	for i, p := range places {
-		out[i] = findings[uint32(p)] //nolint:gosec // the low half is the index
-	}
-	return out
 }
 
 // placeOf is where a finding stands in a report, below what it is sorted by
