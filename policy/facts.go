@@ -27,6 +27,8 @@ type Facts struct {
 	Image pratique.Image
 	// Report is the standing report of Image; the zero Report when there is none.
 	Report pratique.Report
+	// former: Ref.Tag is no longer the image's, and was not asked for (see names).
+	former bool
 	// Client is the address of the connection.
 	Client netip.Addr
 	// Now is the time of the decision.

@@ -42,7 +42,7 @@ func (s *Set) decideByDigest(f *Facts) pratique.Verdict {
 	var until time.Time
 	for i, name := range names {
 		named := *f
-		named.Ref.Tag = name
+		named.Ref.Tag, named.former = name, len(f.Lineage.Current) == 0
 		v := s.decide(&named)
 		until = soonest(until, v.Until)
 		if i == 0 || strictness(v.Outcome) < strictness(out.Outcome) {
@@ -61,7 +61,7 @@ func (s *Set) mildest(f Facts) Facts {
 	best, level := f, -1
 	for _, name := range f.names() {
 		named := f
-		named.Ref.Tag = name
+		named.Ref.Tag, named.former = name, len(f.Lineage.Current) == 0
 		if n := strictness(s.decide(&named).Outcome); level < 0 || n < level {
 			best, level = named, n
 		}

@@ -72,6 +72,9 @@ func (r *rule) ask(e *evaluation) match {
 		}
 	}
 	m.met = m.met.and(sure)
+	if m.met == yes && e.facts.former && (r.exempts || r.kind.guarded() && r.lenient()) && r.needs().Has(NeedNames) {
+		m.met, missing = unknown, missingTag
+	}
 	if m.missing == "" {
 		m.missing = missing
 	}

@@ -1,0 +1,31 @@
+package policy
+
+import (
+	"testing"
+	"time"
+
+	"pratique"
+)
+
+// TestATagThatMovedOnLiftsNothing: what a rule lifts from a tag's image is no longer
+// lifted from its digest when the tag names another image: else whatever
+// such a tag ever named could be had for ever.
+func TestATagThatMovedOnLiftsNothing(t *testing.T) {
+	for name, rule := range map[string]string{
+		"match":      `{name: legacy, match: {tag: [stable]}, action: exempt, lifts: [high], message: known}`,
+		"expression": `{name: legacy, match: {repository: ["**"]}, expression: 'ref.tag == "stable"', action: exempt, lifts: [high], message: known}`,
+	} {
+		set := load(t, "name: p\ndefault: allow\nrules:\n  - {name: high, vulnerability: {severity: HIGH}, action: deny}\n  - "+rule+"\n")
+		f := scanned(pratique.Finding{ID: "CVE-1", Kind: pratique.KindVulnerability, Severity: pratique.SeverityHigh})
+		f.Now = testNow
+		f.Ref = pratique.Ref{Registry: "docker.io", Repo: "a", Digest: imageDigest}
+		f.Lineage.Current = []string{"stable"}
+		if v := set.Decide(f); v.Outcome != pratique.OutcomeAllow {
+			t.Errorf("%s, by digest, while the tag names it: %s", name, v.Outcome)
+		}
+		f.Lineage = pratique.Lineage{Moved: []pratique.TagMove{{Tag: "stable", To: "sha256:b", At: testNow.Add(-time.Hour)}}}
+		if v := set.Decide(f); v.Outcome != pratique.OutcomeDeny {
+			t.Errorf("%s, by digest, after the tag moved: %s", name, v.Outcome)
+		}
+	}
+}
