@@ -3,6 +3,7 @@ package lineage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +24,8 @@ const (
 // elsewhere are those of the tags that rules name which surely do not name
 // ref.Digest now: they name another image, or there is no such tag. What was
 // found out before is believed for a Refresh, and on when the upstream does not
-// answer; a tag of which nothing is known is asked for if the pull may wait.
+// answer; a tag of which nothing is known is asked for if the pull may wait, and is
+// pratique.ErrPending if it may not: the gate then comes back and waits.
 func (l *Lineage) elsewhere(ctx context.Context, ref pratique.Ref, wait bool) ([]string, error) {
 	if l.cfg.Tags == nil || judged(ctx) != nil {
 		return nil, nil
@@ -54,6 +56,9 @@ func (l *Lineage) elsewhere(ctx context.Context, ref pratique.Ref, wait bool) ([
 		if known[i] && d != "" {
 			known[i] = l.opened(ctx, ref, d, wait)
 		}
+	}
+	if !wait && slices.Contains(known, false) {
+		return nil, fmt.Errorf("what tags of %s name: %w", ref.Repository(), pratique.ErrPending)
 	}
 	// Asking writes down what it learns: if one of the tags names the image after
 	// all, or an index that holds it, the store knows that now.

@@ -1,9 +1,11 @@
 package lineage_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	"pratique"
 	"pratique/evidence/lineage"
 	"pratique/policy"
 )
@@ -29,7 +31,10 @@ func TestElsewhere(t *testing.T) {
 		pinned := w.image("nginx:1.26", nil, "old")
 		w.image("nginx:latest", nil, "new")
 		at := "nginx@" + pinned.String()
-		expect(t, "without waiting", len(about(t, w, at, false)), 0)
+		ref, img := w.pull(at)
+		if _, err := w.Lineage.Lineage(t.Context(), ref, img, policy.NeedNames, false); !errors.Is(err, pratique.ErrPending) {
+			t.Errorf("without waiting: %v, want pending", err)
+		}
 		expect(t, "waiting", about(t, w, at, true), []string{"latest", "edge"})
 		w.up.Seen()
 		expect(t, "again, without waiting", about(t, w, at, false), []string{"latest", "edge"})

@@ -154,9 +154,10 @@ func New(registry evidence.Registry, st Store, cfg Config) *Lineage {
 func (l *Lineage) Stamp() uint64 { return l.stamp.Load() }
 
 // Lineage tells of img, asked for as ref, what is known here, as far as needs
-// names it. It never answers that it does not know yet: an error is a failure of
-// the store. It waits for one thing: what the tags name that rules name
-// (Config.Tags), when an image is asked for by a digest of which no tag is known.
+// names it. It waits for one thing: what the tags name that rules name
+// (Config.Tags), when an image is asked for by a digest of which no tag is known;
+// without wait that is the one thing of which it says pratique.ErrPending. Every
+// other error is a failure of the store.
 //
 // Newer is about all tags that name the image now, and the one asked for; about
 // those that named it when none does. So it says the same of an image whether it
