@@ -11,6 +11,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"math/big"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -46,8 +48,9 @@ func (a authority) pem() []byte {
 }
 
 // leaf certifies a signer of the organisation.
-func (a authority) leaf(organisation string, key crypto.PublicKey, from, to time.Time) *x509.Certificate {
+func (a authority) leaf(organisation string, key crypto.PublicKey, from, to time.Time, ask ...string) *x509.Certificate {
 	return certify(&x509.Certificate{
+		OCSPServer: ask, CRLDistributionPoints: ask,
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{Country: []string{"US"}, Province: []string{"WA"}, Organization: []string{organisation}, CommonName: "signer"},
 		NotBefore: from, NotAfter: to, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 	}, a.cert, key, a.key)
@@ -66,6 +69,8 @@ type notarized struct {
 	size         int
 	scheme       notationsignature.SigningScheme
 	extended     []notationsignature.Attribute
+	stamped      func(*notationsignature.SignRequest)
+	ask          []string // addresses to ask whether the certificate was revoked
 }
 
 // sign makes a signature over the image.
@@ -83,14 +88,18 @@ func (n notarized) sign(t *testing.T) []byte {
 			*to = std
 		}
 	}
-	certs := []*x509.Certificate{n.authority.leaf(n.organisation, n.key.Public(), n.from, n.to), n.authority.cert}
+	certs := []*x509.Certificate{n.authority.leaf(n.organisation, n.key.Public(), n.from, n.to, n.ask...), n.authority.cert}
 	target := map[string]any{"targetArtifact": map[string]any{"mediaType": n.mediaType, "digest": n.digest, "size": n.size}}
 	e := must(notationsignature.NewEnvelope(n.envelope))
-	sig, err := e.Sign(&notationsignature.SignRequest{
+	request := &notationsignature.SignRequest{
 		Payload:     notationsignature.Payload{ContentType: "application/vnd.cncf.notary.payload.v1+json", Content: must(json.Marshal(target))},
 		Signer:      must(notationsignature.NewLocalSigner(certs, n.key)),
 		SigningTime: n.at, Expiry: n.expiry, SigningScheme: n.scheme, ExtendedSignedAttributes: n.extended,
-	})
+	}
+	if n.stamped != nil {
+		n.stamped(request)
+	}
+	sig, err := e.Sign(request)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,6 +168,26 @@ func TestNotation(t *testing.T) {
 				t.Errorf("problems %q, signatures (-want +got):\n%s", got.Problems, diff)
 			}
 		})
+	}
+}
+
+// A certificate names addresses to ask whether it was revoked. Nobody asks there.
+func TestNotationAsksNobody(t *testing.T) {
+	dialled := make(chan string, 10)
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { dialled <- r.URL.Path }))
+	defer elsewhere.Close()
+	acme := newAuthority("acme")
+	s := newShelf()
+	image := s.image(t, app, "app")
+	m := s.manifests[image.String()]
+	sig := notarized{
+		authority: acme, organisation: "acme", envelope: jws.MediaTypeEnvelope, mediaType: m.image.MediaType, digest: image.Digest, size: len(m.raw),
+		ask: []string{elsewhere.URL},
+	}.sign(t)
+	s.notarize(t, image, jws.MediaTypeEnvelope, sig)
+	got := verified(t, s, trust.Config{Identities: map[string]trust.Identity{"acme": {Notation: trust.Notation{CA: [][]byte{acme.pem()}}}}}, image)
+	if len(got.Signatures) != 1 || len(dialled) > 0 {
+		t.Errorf("signatures %+v, problems %q, %d requests", got.Signatures, got.Problems, len(dialled))
 	}
 }
 
