@@ -44,7 +44,7 @@ test: tools ## unit and component tests of every package
 
 .PHONY: e2e
 e2e: tools build peers bin/demo bin/testsum ## the real binaries against a stock registry, with crane, skopeo, podman and containerd (as root)
-	@$(GO) test -tags e2e -count=1 -timeout 20m -json ./e2e/... | bin/testsum -suite e2e
+	@$(GO) test -tags e2e -count=1 -parallel 8 -timeout 20m -json ./e2e/... | bin/testsum -suite e2e
 
 ROUNDS ?= 300
 
