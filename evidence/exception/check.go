@@ -122,6 +122,8 @@ func checkRepository(glob string) error {
 		return invalid("repository %q: want UPSTREAM/REPOSITORY, for example docker.io/library/nginx or docker.io/library/*", glob)
 	case ok && (upstream == "" || name == ""):
 		return invalid("repository %q: want UPSTREAM/REPOSITORY", glob)
+	case ok && strings.Contains(upstream, ":"):
+		return invalid("repository %q: name the upstream by its key in the configuration, which has no port", glob)
 	case strings.ContainsAny(name, ":@"):
 		return invalid("repository %q: without tag and digest; an exception holds for all tags, or name one image by digest", glob)
 	case name != strings.ToLower(name):

@@ -76,6 +76,7 @@ func TestCreateRefuses(t *testing.T) {
 		{"one star for everything", func(x *pratique.Exception) { x.Repository = "*" }, "want UPSTREAM/REPOSITORY"},
 		{"repository with a tag", func(x *pratique.Exception) { x.Repository = "docker.io/library/nginx:1.27" }, "without tag and digest"},
 		{"repository with a digest", func(x *pratique.Exception) { x.Repository = "docker.io/library/nginx@sha256:00" }, "without tag and digest"},
+		{"an upstream's port", func(x *pratique.Exception) { x.Repository = "10.0.0.5:5000/team/*" }, "by its key in the configuration, which has no port"},
 		{"repository with capitals", func(x *pratique.Exception) { x.Repository = "docker.io/Library/nginx" }, "no capitals"},
 		{"Cyrillic letter in a package", func(x *pratique.Exception) { x.Package = "оpenssl" }, "U+043E"},
 		{"hyphen that is none", func(x *pratique.Exception) { x.Finding = "CVE‑2024‑1234" }, "U+2011"},
@@ -116,7 +117,6 @@ func TestCreateAccepts(t *testing.T) {
 	for name, set := range map[string]func(*pratique.Exception){
 		"everything, said so": func(x *pratique.Exception) { x.Repository = "**" },
 		"an upstream":         func(x *pratique.Exception) { x.Repository = "ghcr.io/**" },
-		"an upstream's port":  func(x *pratique.Exception) { x.Repository = "10.0.0.5:5000/team/*" },
 		"as long as allowed":  func(x *pratique.Exception) { x.Expires = start.Add(90 * 24 * time.Hour) },
 		"one image":           func(x *pratique.Exception) { x.Repository, x.Digest = "", digest.FromString("x") },
 		"a platform":          func(x *pratique.Exception) { x.Platform = &pratique.Platform{OS: "linux", Architecture: "arm64"} },
