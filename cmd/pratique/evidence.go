@@ -217,11 +217,11 @@ func (a *attestors) Run(ctx context.Context) error {
 		select {
 		case <-a.swapped:
 			cancel()
-			<-done
+			err = <-done
 		case err = <-done:
 		}
 		cancel()
-		if err != nil && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, context.Canceled) {
 			return err
 		}
 	}

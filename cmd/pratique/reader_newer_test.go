@@ -124,8 +124,8 @@ func newGated(t *testing.T, rules string) *gated {
 	platforms := []pratique.Platform{{OS: "linux", Architecture: "amd64"}}
 	newer := newerVersions{manifests: p.state, platforms: func() []pratique.Platform { return platforms }}
 	p.lineage = lineage.New(reader{cache}, p.state, lineage.Config{
-		Compliant: func(ctx context.Context, ref pratique.Ref) (bool, error) { return newer.compliant(ctx, ref) },
-		Request:   func(ctx context.Context, ref pratique.Ref) error { return newer.request(ctx, ref) },
+		Compliant: func(ctx context.Context, ref pratique.Ref) (bool, error) { return newer.compliant(ctx, ref) }, //nolint:gocritic // newer has its gate later
+		Request:   func(ctx context.Context, ref pratique.Ref) error { return newer.request(ctx, ref) },           //nolint:gocritic // as above
 		Refresh:   600 * time.Millisecond, Log: quiet, Now: p.clock,
 	})
 	p.gate = proxy.NewGate(cache, p, p.state, set, proxy.GateConfig{

@@ -59,7 +59,7 @@ func (c *checker) list(path, place string) {
 		c.fail(path, "%q: want a file, or https://host/path", place)
 	case u.User != nil:
 		c.fail(path, "holds a user, which would stand in logs; fetch the list with something that logs in, and name the file")
-	case scheme != "https" && !(scheme == "http" && isPrivate(u.Hostname())):
+	case scheme != "https" && (scheme != "http" || !isPrivate(u.Hostname())):
 		c.fail(path, "%q: want https://; over plain http anybody on the way could empty the list", place)
 	}
 }
