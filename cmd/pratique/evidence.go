@@ -189,10 +189,14 @@ func (a *attestors) prepare(cfg config.Config) (*trust.Trust, error) {
 // use trusts t from now on.
 func (a *attestors) use(t *trust.Trust) {
 	next := &trusted{trust: t}
-	if old := a.current.Load(); old != nil {
+	old := a.current.Load()
+	if old != nil {
 		next.base = old.stamp() + stampsApart
 	}
 	a.current.Store(next)
+	if old == nil {
+		return // Run begins with it
+	}
 	select {
 	case a.swapped <- struct{}{}:
 	default:
