@@ -122,6 +122,24 @@ func (s *Set) Needs() Needs {
 	return s.needs
 }
 
+// NeedsFor are those of Needs that a verdict on an image of ref's repository may
+// depend on: what only rules about other repositories read is not worth asking an
+// upstream for, and its failure is no reason to refuse.
+func (s *Set) NeedsFor(ref pratique.Ref) Needs {
+	if s == nil {
+		return 0
+	}
+	var out Needs
+	for _, p := range s.policies {
+		for i := range p.rules {
+			if r := &p.rules[i]; out&s.needs != s.needs && !r.elsewhere(&ref) {
+				out |= r.needs()
+			}
+		}
+	}
+	return out
+}
+
 // Decide judges. All rules of all policies are evaluated. Within a policy deny
 // beats warn beats allow, and its default decides when no rule matched; between
 // policies the strictest wins. The reasons of the verdict are every deny, then

@@ -37,6 +37,21 @@ const (
 	missingClient   = "the client's address"
 )
 
+// elsewhere reports whether the rule is surely about other repositories, whatever
+// the image: then selects says no before anything else is read.
+func (r *rule) elsewhere(ref *pratique.Ref) bool {
+	if r.match != nil && !r.match.here(ref) {
+		return true
+	}
+	x := r.except
+	return x != nil && x.tag == nil && x.artifactType == nil && x.platform == nil && x.client == nil && x.here(ref)
+}
+
+// here reports whether upstream and repository fit.
+func (s *selector) here(ref *pratique.Ref) bool {
+	return (s.upstream == nil || s.upstream.match(ref.Registry)) && (s.repository == nil || s.repository.match(ref.Repo))
+}
+
 // selects tells whether all of this is meant; if not, which key does not fit, and
 // which fact is missing when that is not known.
 func (s *selector) selects(e *evaluation) (truth, string) {

@@ -15,6 +15,12 @@ import (
 // they get all there are.
 type needing interface{ Needs() policy.Needs }
 
+// narrowing are Policies that can say so for one repository: what only rules
+// about others read is not gathered.
+type narrowing interface {
+	NeedsFor(ref pratique.Ref) policy.Needs
+}
+
 // lineage are the facts that cannot be left out: an image without moved tags and
 // newer versions is one that rules about them let through.
 const lineage = policy.NeedTags | policy.NeedNewer | policy.NeedBase | policy.NeedNames
@@ -22,8 +28,12 @@ const lineage = policy.NeedTags | policy.NeedNewer | policy.NeedBase | policy.Ne
 // everything is all facts that there are.
 const everything = policy.NeedClient | policy.NeedServed | policy.NeedAttestations | policy.NeedExploits | lineage
 
-// needs are the facts that the policies in force read.
-func (g *Gate) needs() policy.Needs {
+// needs are the facts that the policies in force read of an image of ref's
+// repository.
+func (g *Gate) needs(ref pratique.Ref) policy.Needs {
+	if p, ok := g.policies.(narrowing); ok {
+		return p.NeedsFor(ref)
+	}
 	if p, ok := g.policies.(needing); ok {
 		return p.Needs()
 	}
@@ -37,7 +47,7 @@ func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp
 	f, needs, err := g.facts(ctx, d, q)
 	for err == nil {
 		d.Verdict = g.policies.Decide(f)
-		now := g.needs()
+		now := g.needs(d.Ref)
 		if needs.Has(now) {
 			break
 		}
@@ -59,7 +69,7 @@ func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp
 // is waited for if the inquiry may wait.
 func (g *Gate) facts(ctx context.Context, d pratique.Decision, q *inquiry) (policy.Facts, policy.Needs, error) {
 	f := policy.Facts{Ref: d.Ref, Image: d.Image, Report: d.Report, Client: q.client, Now: g.cfg.Now()}
-	needs := g.needs()
+	needs := g.needs(d.Ref)
 	if g.cfg.Evidence == nil {
 		if _, ok := g.policies.(needing); ok && needs&lineage != 0 {
 			return f, needs, errors.New("rules read tags, versions or bases, and nobody here knows them")

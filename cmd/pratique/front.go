@@ -134,3 +134,6 @@ func (p inForce) ReadsClient() bool { return p.own.ReadsClient() }
 
 // Needs are those of the policies that judge.
 func (p inForce) Needs() policy.Needs { return p.now().Needs() }
+
+// NeedsFor are those for one repository.
+func (p inForce) NeedsFor(ref pratique.Ref) policy.Needs { return p.now().NeedsFor(ref) }
