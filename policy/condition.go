@@ -141,10 +141,10 @@ type evaluation struct {
 	facts *Facts
 	now   time.Time
 	state pratique.State
-	// findings are those that count: of a report about this image, without what was
-	// lifted from every rule.
-	findings []pratique.Finding
+	// tally has the findings of a report about this image; what was lifted from
+	// every rule does not count there.
 	tally    tally
+	counting []pratique.Finding // see counted
 	lifted   []liftedFinding
 	unlifted *evaluation // see before
 	exempted []exemption
@@ -158,16 +158,17 @@ type evaluation struct {
 // lift is not among the findings that count.
 func newEvaluation(f *Facts) *evaluation {
 	e := &evaluation{facts: f, now: f.Now, state: f.state()}
-	e.findings, e.lifted = e.liftFindings(f.findings())
-	e.tally = newTally(e.findings)
+	var skip []bool
+	skip, e.lifted = e.liftFindings(f.findings())
+	e.tally = newTally(f.findings(), skip)
 	return e
 }
 
 // before is the same evaluation without anything lifted; nil when nothing is.
 func (e *evaluation) before() *evaluation {
 	if e.unlifted == nil && len(e.lifted) > 0 {
-		e.unlifted = &evaluation{facts: e.facts, now: e.now, state: e.state, findings: e.facts.findings()}
-		e.unlifted.tally = newTally(e.unlifted.findings)
+		e.unlifted = &evaluation{facts: e.facts, now: e.now, state: e.state}
+		e.unlifted.tally = newTally(e.facts.findings(), nil)
 	}
 	return e.unlifted
 }

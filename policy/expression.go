@@ -134,13 +134,14 @@ func ask(program cel.Program, vars *variables) (truth, string) {
 
 // collect names the findings that the expression is about.
 func (x *expression) collect(e *evaluation, m *match) {
-	if len(x.about) == 0 || len(e.findings) == 0 {
+	findings := e.counted()
+	if len(x.about) == 0 || len(findings) == 0 {
 		return
 	}
 	shape := x.schema.shape("Finding")
 	var places []uint64
-	for i := range e.findings {
-		f := &e.findings[i]
+	for i := range findings {
+		f := &findings[i]
 		vars := x.variables(e)
 		vars.value = &object{shape, e, f}
 		for _, a := range x.about {
@@ -151,7 +152,7 @@ func (x *expression) collect(e *evaluation, m *match) {
 			}
 		}
 	}
-	m.findings = worstFirst(e.findings, places)
+	m.findings = worstFirst(findings, places)
 	for i := range m.findings {
 		f := &m.findings[i]
 		m.mark += distinguish(f.ID, f.Package, f.Installed, f.Path)

@@ -87,7 +87,7 @@ func newSchema() *schema {
 		{name: "findings", doc: "what the scan found, without what exceptions and VEX lifted; not known while there is no scan", typ: cel.ListType(finding.typ), get: read(func(e *evaluation) any {
 			switch e.state {
 			case pratique.StateScanned, pratique.StateIncomplete, pratique.StateUnsupported:
-				return objects(e, finding, len(e.findings), func(i int) any { return &e.findings[i] })
+				return objects(e, finding, len(e.counted()), func(i int) any { return &e.counted()[i] })
 			default:
 				return notKnown("what is in it, for want of a scan")
 			}

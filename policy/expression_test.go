@@ -238,7 +238,7 @@ func TestEveryFieldCanBeRead(t *testing.T) {
 				continue
 			}
 			for _, facts := range []Facts{full, {}} {
-				e := &evaluation{facts: &facts, now: facts.Now, state: facts.state(), findings: facts.Report.Findings}
+				e := &evaluation{facts: &facts, now: facts.Now, state: facts.state(), tally: newTally(facts.Report.Findings, nil)}
 				if m := x.meets(e); m.met == no || strings.Contains(m.missing, "what the expression says") {
 					t.Errorf("%s: %v %s", place, m.met, m.missing)
 				}
@@ -268,7 +268,7 @@ func FuzzExpression(f *testing.F) {
 			return
 		}
 		for _, facts := range facts {
-			e := &evaluation{facts: &facts, now: facts.Now, state: facts.state(), findings: facts.findings()}
+			e := &evaluation{facts: &facts, now: facts.Now, state: facts.state(), tally: newTally(facts.findings(), nil)}
 			first := x.meets(e)
 			if again := x.meets(e); first.met != again.met || first.mark != again.mark || first.missing != again.missing {
 				t.Errorf("not pure: %+v, then %+v", first, again)

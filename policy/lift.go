@@ -54,19 +54,18 @@ func (e *evaluation) lift(policy, rule string, x *exemption) {
 	e.lifts = append(e.lifts, pratique.Lift{Policy: policy, Rule: rule, By: x.by, Why: x.why, Until: x.until})
 }
 
-// liftFindings tells apart findings that count and those that an exception or a
-// statement lifts. Without any the report's own list is returned.
-func (e *evaluation) liftFindings(all []pratique.Finding) (count []pratique.Finding, lifted []liftedFinding) {
+// liftFindings tells which findings an exception or a statement lifts, by their
+// place and one by one; nil when none is.
+func (e *evaluation) liftFindings(all []pratique.Finding) (skip []bool, lifted []liftedFinding) {
 	f := e.facts
 	if f.Exceptions.empty() && f.Statements.empty() && len(f.Attestations.Statements) == 0 {
-		return all, nil
+		return nil, nil
 	}
 	statements := []*Statements{f.Statements, attested(f)}
 	named := f.Exceptions.named()
 	for _, s := range statements {
 		named.join(s.named())
 	}
-	next := 0 // the first of those that are not copied yet
 	for i := range all {
 		x := &all[i]
 		if !named.mayHold(x.ID) {
@@ -78,17 +77,30 @@ func (e *evaluation) liftFindings(all []pratique.Finding) (count []pratique.Find
 				continue
 			}
 		}
-		if lifted == nil {
-			count = make([]pratique.Finding, 0, len(all)-1)
+		if skip == nil {
+			skip = make([]bool, len(all))
 		}
-		count = append(count, all[next:i]...)
-		next = i + 1
+		skip[i] = true
 		lifted = append(lifted, liftedFinding{*x, lift})
 	}
-	if lifted == nil {
-		return all, nil
+	return skip, lifted
+}
+
+// counted are the findings that count, in the report's order.
+func (e *evaluation) counted() []pratique.Finding {
+	all, skip := e.tally.findings, e.tally.skip
+	if skip == nil {
+		return all
 	}
-	return append(count, all[next:]...), lifted
+	if e.counting == nil {
+		e.counting = make([]pratique.Finding, 0, len(all)-1)
+		for i := range all {
+			if !skip[i] {
+				e.counting = append(e.counting, all[i])
+			}
+		}
+	}
+	return e.counting
 }
 
 // liftedFrom completes what was lifted with the findings that some rule would
@@ -98,11 +110,11 @@ func (e *evaluation) liftedFrom(s *Set) []pratique.Lift {
 		return e.lifts[:min(len(e.lifts), maxLifted)]
 	}
 	would := *e
-	would.findings = make([]pratique.Finding, len(e.lifted))
+	lifted := make([]pratique.Finding, len(e.lifted))
 	for i := range e.lifted {
-		would.findings[i] = e.lifted[i].finding
+		lifted[i] = e.lifted[i].finding
 	}
-	would.tally = newTally(would.findings)
+	would.tally, would.counting = newTally(lifted, nil), nil
 	found := make([]bool, len(e.lifted))
 	for _, p := range s.policies {
 		for i := range p.rules {

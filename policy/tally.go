@@ -33,6 +33,7 @@ func isFixable(f *pratique.Finding) bool { return f.Fixed != "" || f.Status == "
 // however many findings there are, and sorts those that are asked for.
 type tally struct {
 	findings []pratique.Finding
+	skip     []bool                         // those that do not count; nil = all do
 	counts   [classes][2][ranks]int         // by class, fixable?, rank
 	order    [classes][2][]uint64           // places, see placeOf; sorted, by class and fixable only?
 	sorted   [classes][2][]pratique.Finding // the first of those
@@ -64,9 +65,12 @@ func classOf(k pratique.Kind) class {
 	}
 }
 
-func newTally(findings []pratique.Finding) tally {
-	t := tally{findings: findings}
+func newTally(findings []pratique.Finding, skip []bool) tally {
+	t := tally{findings: findings, skip: skip}
 	for i := range findings {
+		if skip != nil && skip[i] {
+			continue
+		}
 		f := &findings[i]
 		t.counts[classOf(f.Kind)][index(isFixable(f))][rank(f.Severity)]++
 	}
@@ -101,6 +105,9 @@ func (t *tally) places(c class, minRank int, fixable bool) []uint64 {
 		places := make([]uint64, 0, n)
 		for i := range t.findings {
 			f := &t.findings[i]
+			if t.skip != nil && t.skip[i] {
+				continue
+			}
 			if rank(f.Severity) >= minRank && classOf(f.Kind) == c && (!fixable || isFixable(f)) {
 				places = append(places, placeOf(f, i))
 			}
