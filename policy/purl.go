@@ -64,7 +64,7 @@ func (p *purl) isImage(e *evaluation) bool {
 			return false
 		}
 	}
-	if tag != "" && tag != e.facts.Ref.Tag {
+	if tag != "" && (tag != e.facts.Ref.Tag || e.facts.former) {
 		return false
 	}
 	where := strings.TrimPrefix(strings.TrimPrefix(p.qualifiers["repository_url"], "https://"), "index.")
