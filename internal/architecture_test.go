@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	".":                {},
 	"policy":           {".", "internal/strictyaml"},
 	"policy/cases":     {".", "internal/strictyaml", "policy"},
+	"policy/simulate":  {".", "store"},
 	"store":            {"."},
 	"scanner":          {".", "store"},
 	"scanner/analyze":  {"."},
@@ -51,7 +52,7 @@ var mayImport = map[string][]string{
 	"evidence/lineage":        {".", "evidence", "evidence/lineage/series", "policy", "store"},
 	"evidence/lineage/series": {"."},
 
-	"web":   {".", "policy", "store"},
+	"web":   {".", "policy", "policy/simulate", "store"},
 	"nodes": {"."},
 
 	"internal/sqlite":     {".", "scheduler", "store"},

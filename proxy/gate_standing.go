@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"net/netip"
 
 	"pratique"
 )
@@ -11,7 +12,12 @@ import (
 // nothing is fetched, waited for or scanned. It is the outcome that a client
 // without an address would meet.
 func (g *Gate) Standing(ctx context.Context, ref pratique.Ref, img pratique.Image) (pratique.Decision, error) {
-	q := g.inquire(Request{Ref: ref, Head: true})
+	return g.StandingFor(ctx, ref, img, netip.Addr{})
+}
+
+// StandingFor is Standing for a client.
+func (g *Gate) StandingFor(ctx context.Context, ref pratique.Ref, img pratique.Image, client netip.Addr) (pratique.Decision, error) {
+	q := g.inquire(Request{Ref: ref, Head: true, Client: Client{Addr: client}})
 	q.whole = true
 	defer q.close()
 	d := pratique.Decision{Ref: ref.At(img.Digest), Image: img}

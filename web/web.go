@@ -87,6 +87,8 @@ type Config struct {
 	Database Database
 	Reloader Reloader
 	Verdicts Verdicts
+	// Simulator tries policies before they are in force.
+	Simulator Simulator
 	// Exceptions are made, listed and revoked.
 	Exceptions Exceptions
 
@@ -144,6 +146,8 @@ func (s *server) routes() http.Handler {
 	handle("GET /api/v1/database", s.databaseStatus)
 	handle("POST /api/v1/database/import", s.databaseImport)
 	handle("POST /api/v1/reload", s.reload)
+	handle("POST /api/v1/policy/simulate", s.simulate)
+	handle("GET /api/v1/policy/simulate/components", s.simulateComponents)
 	handle("GET /api/v1/exceptions", s.exceptions)
 	handle("POST /api/v1/exceptions", s.exceptionCreate)
 	handle("GET /api/v1/exceptions/{id}", s.exception)
@@ -181,6 +185,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 /api/v1/database                      vulnerability database
 /api/v1/exceptions?all=true           exceptions; POST makes one, DELETE revokes /api/v1/exceptions/ID
 /api/v1/reload                        POST: read configuration and policies again
+/api/v1/policy/simulate               POST: what draft policies would change for recorded pulls
 /debug/pprof/                         profiles
 `))
 }

@@ -54,7 +54,7 @@ type command struct {
 func commands() []command {
 	commands := []command{serveCommand(), checkCommand(), imagesCommand()}
 	commands = append(commands, exceptionCommands()...)
-	return append(commands, policyCheckCommand(), policyTestCommand(), dbStatusCommand(), dbImportCommand(),
+	return append(commands, policyCheckCommand(), policyTestCommand(), policySimulateCommand(), dbStatusCommand(), dbImportCommand(),
 		configCheckCommand(), nodesConfigCommand(), nodesDoctorCommand(), versionCommand(),
 	)
 }

@@ -82,26 +82,41 @@ func (e *unreachableError) Hint() string {
 
 // do sends one request and decodes a success into out.
 func (cl *client) do(ctx context.Context, method, path string, query url.Values, body io.Reader, out any) (status int, err error) {
+	raw, status, err := cl.raw(ctx, method, path, query, body)
+	if err != nil {
+		return status, err
+	}
+	if err := json.Unmarshal(raw, out); err != nil {
+		return status, &answerError{status, web.Error{
+			Message: fmt.Sprintf("%s does not answer as Pratique: %v", cl.base.Redacted(), err),
+			Hint:    "--server wants the admin address, not the registry's",
+		}}
+	}
+	return status, nil
+}
+
+// raw sends one request and returns the answer of a success.
+func (cl *client) raw(ctx context.Context, method, path string, query url.Values, body io.Reader) (answer []byte, status int, err error) {
 	u := cl.base.JoinPath(path)
 	u.RawQuery = query.Encode()
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	res, err := cl.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return 0, ctx.Err()
+			return nil, 0, ctx.Err()
 		}
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err // its text repeats method and address
 		}
-		return 0, &unreachableError{cl.base.Redacted(), err}
+		return nil, 0, &unreachableError{cl.base.Redacted(), err}
 	}
 	defer func() { _ = res.Body.Close() }()
 	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return 0, &unreachableError{cl.base.Redacted(), err}
+		return nil, 0, &unreachableError{cl.base.Redacted(), err}
 	}
 	if res.StatusCode >= 300 {
 		e := &answerError{status: res.StatusCode}
@@ -109,15 +124,9 @@ func (cl *client) do(ctx context.Context, method, path string, query url.Values,
 			e.body.Message = fmt.Sprintf("%s answered %s, which is no answer of Pratique", cl.base.Redacted(), res.Status)
 			e.body.Hint = "--server wants the admin address, not the registry's"
 		}
-		return res.StatusCode, e
+		return nil, res.StatusCode, e
 	}
-	if err := json.Unmarshal(raw, out); err != nil {
-		return res.StatusCode, &answerError{res.StatusCode, web.Error{
-			Message: fmt.Sprintf("%s does not answer as Pratique: %v", cl.base.Redacted(), err),
-			Hint:    "--server wants the admin address, not the registry's",
-		}}
-	}
-	return res.StatusCode, nil
+	return raw, res.StatusCode, nil
 }
 
 // printJSON writes v the way -o json promises: indented, one document.

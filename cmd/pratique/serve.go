@@ -165,6 +165,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
 		Gate: front, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Reloader: reload, Upstreams: front,
 		Verdicts: state, Exceptions: front.facts.exceptions,
+		Simulator: &simulator{live: front, pulls: state, content: state},
 		Probes: probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,
 	}), log)

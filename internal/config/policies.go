@@ -34,7 +34,7 @@ func (c Config) LoadPolicies() (*policy.Set, error) {
 	}
 	set, err := policy.Load(files...)
 	if err == nil {
-		err = c.provides(set)
+		err = c.Provides(set)
 	}
 	if err != nil {
 		return nil, err
@@ -42,8 +42,9 @@ func (c Config) LoadPolicies() (*policy.Set, error) {
 	return set, nil
 }
 
-// provides tells what the rules of a set count on and the configuration lacks.
-func (c Config) provides(set *policy.Set) error {
+// Provides tells what the rules of a set count on and the configuration lacks. The
+// error wraps pratique.ErrInvalid.
+func (c Config) Provides(set *policy.Set) error {
 	var errs []error
 	known := slices.Sorted(maps.Keys(c.Trust.Identities))
 	for _, r := range set.Reliances() {
