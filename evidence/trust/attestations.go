@@ -14,8 +14,8 @@ import (
 
 // Bounds of what is kept in memory.
 const (
-	maxAtWork  = 8     // lookups that ask registries at once
-	maxFlights = 1024  // lookups at work or waiting for that
+	maxAtWork  = 8     // lookups that ask one upstream at once
+	maxFlights = 1024  // lookups of one upstream at work or waiting for that
 	maxWatched = 10000 // images that are rechecked without being asked for
 	maxParents = 16    // indexes through which one image may be signed
 )
@@ -25,6 +25,14 @@ type flight struct {
 	done   chan struct{}
 	result pratique.Attestations
 	err    error
+	lane   *lane
+}
+
+// lane are the lookups of one upstream: one that does not answer holds up its own
+// images and no others. There are as many as configured upstreams.
+type lane struct {
+	busy    chan struct{} // places of lookups at work
+	flights int
 }
 
 // failure is a lookup that failed, and may be begun again after until.
@@ -196,18 +204,23 @@ func (t *Trust) look(ctx context.Context, ref pratique.Ref, wanted []string) (*f
 	if f, ok := t.flights[ref.Digest]; ok {
 		return f, nil
 	}
-	if failed, ok := t.failed[ref.Digest]; ok {
+	if failed, ok := t.failed[ref]; ok {
 		if t.cfg.Now().Before(failed.until) {
 			return nil, failed.err
 		}
-		delete(t.failed, ref.Digest)
+		delete(t.failed, ref)
 	}
-	switch {
-	case t.closed, len(t.flights) >= maxFlights:
+	l, ok := t.lanes[ref.Registry]
+	if !ok {
+		l = &lane{busy: make(chan struct{}, maxAtWork)}
+		t.lanes[ref.Registry] = l
+	}
+	if t.closed || l.flights >= maxFlights {
 		return nil, pending(ref.Digest) // who comes again finds another Trust, or room
 	}
-	f := &flight{done: make(chan struct{})}
+	f := &flight{done: make(chan struct{}), lane: l}
 	t.flights[ref.Digest] = f
+	l.flights++
 	// The values of ctx go along, its end does not: the lookup is for whoever comes
 	// next, too. Run ends it.
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.cfg.Timeout)
@@ -216,7 +229,7 @@ func (t *Trust) look(ctx context.Context, ref pratique.Ref, wanted []string) (*f
 	t.running.Go(func() {
 		defer cancel()
 		defer unhook()
-		f.result, f.err = t.fly(work, ref, wanted)
+		f.result, f.err = t.fly(work, l, ref, wanted)
 		if f.err != nil && ended.Err() != nil {
 			f.err = pending(ref.Digest) // it was ended, and says nothing of the registry
 		}
@@ -234,6 +247,7 @@ func (t *Trust) land(ref pratique.Ref, f *flight) {
 	}
 	t.mu.Lock()
 	delete(t.flights, ref.Digest)
+	f.lane.flights--
 	t.mu.Unlock()
 	close(f.done)
 }
@@ -245,14 +259,14 @@ func (t *Trust) rest(ref pratique.Ref, err error) {
 	if len(t.failed) >= maxFlights {
 		clear(t.failed) // at worst something is asked again too early
 	}
-	t.failed[ref.Digest] = failure{t.cfg.Now().Add(t.cfg.Retry), err}
+	t.failed[ref] = failure{t.cfg.Now().Add(t.cfg.Retry), err}
 }
 
 // fly looks for and keeps what there is about ref.
-func (t *Trust) fly(ctx context.Context, ref pratique.Ref, wanted []string) (pratique.Attestations, error) {
+func (t *Trust) fly(ctx context.Context, l *lane, ref pratique.Ref, wanted []string) (pratique.Attestations, error) {
 	select {
-	case t.busy <- struct{}{}:
-		defer func() { <-t.busy }()
+	case l.busy <- struct{}{}:
+		defer func() { <-l.busy }()
 	case <-ctx.Done():
 		return pratique.Attestations{}, fmt.Errorf("signatures of %s: %w", ref.Digest, context.Cause(ctx))
 	}

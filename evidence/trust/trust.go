@@ -143,14 +143,13 @@ type Trust struct {
 	metrics  *metrics
 	stamp    atomic.Uint64
 
-	busy chan struct{} // places of lookups at work
-
 	mu      sync.Mutex
 	base    context.Context //nolint:containedctx // of lookups, which outlive who asked for them; ended by Run
 	stop    context.CancelFunc
 	closed  bool
 	flights map[digest.Digest]*flight
-	failed  map[digest.Digest]failure
+	lanes   map[string]*lane               // by upstream
+	failed  map[pratique.Ref]failure       // by repository and digest
 	watched map[digest.Digest]pratique.Ref // answered before; rechecked by Run
 	bare    map[digest.Digest]time.Time    // since when nothing about them verifies
 	running sync.WaitGroup
@@ -164,9 +163,9 @@ func New(registry evidence.Registry, store store.Attestations, cfg Config) (*Tru
 		store:    store,
 		cfg:      cfg,
 		vex:      make(map[string]bool),
-		busy:     make(chan struct{}, maxAtWork),
 		flights:  make(map[digest.Digest]*flight),
-		failed:   make(map[digest.Digest]failure),
+		lanes:    make(map[string]*lane),
+		failed:   make(map[pratique.Ref]failure),
 		watched:  make(map[digest.Digest]pratique.Ref),
 		bare:     make(map[digest.Digest]time.Time),
 	}
