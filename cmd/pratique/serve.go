@@ -166,7 +166,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		Gate: front, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Reloader: reload, Upstreams: front,
 		Verdicts: state, Exceptions: front.facts.exceptions,
 		Simulator: &simulator{live: front, pulls: state, content: state},
-		Probes: probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
+		Probes:    probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,
 	}), log)
 	if err != nil {
