@@ -48,7 +48,7 @@ func TestScan(t *testing.T) {
 		},
 		Config:    pratique.ConfigFacts{Platform: pratique.Platform{OS: "linux", Architecture: "amd64"}},
 		Engine:    pratique.Engine{Version: "v0.74.0", Analyzer: key, Database: digest.FromString("db1"), DatabaseAt: now.Add(-time.Hour)},
-		ScannedAt: now, FirstSeen: now.Add(-time.Hour),
+		ScannedAt: now, FirstSeen: now.Add(-time.Hour), FirstScanned: now,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("report (-want +got):\n%s", d)

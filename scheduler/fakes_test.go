@@ -215,6 +215,7 @@ func (r *fakeReports) PutReport(_ context.Context, rep pratique.Report) (pratiqu
 	if prev.Engine.DatabaseAt.After(rep.Engine.DatabaseAt) {
 		return prev, nil
 	}
+	rep.FirstScanned = store.FirstScanned(prev, rep)
 	rep.Findings, r.past[rep.Image] = store.Carry(prev, r.past[rep.Image], rep)
 	r.m[rep.Image] = rep
 	return rep, nil
