@@ -96,9 +96,10 @@ func (a *schemaAuthor) of(t reflect.Type, path, doc string) schemaObject {
 		return described(schemaObject{"type": "array", "items": a.of(t.Elem(), path, "")}, doc)
 	case reflect.Struct:
 		return described(a.object(t, path), doc)
+	default:
+		a.t.Fatalf("%s: no schema for a %s", path, t)
+		return nil
 	}
-	a.t.Fatalf("%s: no schema for a %s", path, t)
-	return nil
 }
 
 func (a *schemaAuthor) object(t reflect.Type, path string) schemaObject {

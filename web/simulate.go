@@ -152,7 +152,7 @@ func (s *server) simulateComponents(w http.ResponseWriter, r *http.Request) erro
 	begun := false
 	out := bufio.NewWriter(w)
 	enc := json.NewEncoder(out)
-	for c, err := range s.Simulator.Components(r.Context(), since) {
+	for c, err := range s.Simulator.Components(r.Context(), since) { //nolint:contextcheck // it is passed
 		if err != nil && !begun {
 			return notSimulated(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -134,7 +135,7 @@ func compare(f *txtar.File, given, want []byte, got string, update bool) Result 
 	switch {
 	case string(want) == got:
 	case update:
-		f.Data, out.Updated = append(given, got...), true
+		f.Data, out.Updated = slices.Concat(given, []byte(got)), true
 	default:
 		out.Diff = diff(string(want), got)
 	}

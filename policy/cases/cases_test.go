@@ -106,6 +106,12 @@ func TestNamedPolicies(t *testing.T) {
 	}
 }
 
+func TestImageIsAWord(t *testing.T) {
+	if got := cases.Digest("image"); got != cases.Image {
+		t.Errorf("image stands for %s", got)
+	}
+}
+
 func TestNothingAsked(t *testing.T) {
 	if _, err := cases.Run(txtar.Parse([]byte(rules)), cases.Config{}); !errors.Is(err, cases.ErrEmpty) {
 		t.Error(err)

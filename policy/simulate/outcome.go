@@ -24,10 +24,10 @@ type outcome struct {
 func (s *simulation) ask(ctx context.Context, t *tallied) error {
 	var client netip.Addr
 	if t.client != "" {
-		var err error
-		if client, err = netip.ParseAddr(t.client); err != nil {
+		var bad error
+		if client, bad = netip.ParseAddr(t.client); bad != nil {
 			t.today.unknown = fmt.Sprintf("the client's address %q is none", t.client)
-			return nil
+			return nil //nolint:nilerr // it is about this pull alone, and told
 		}
 	}
 	img, err := s.manifests.Image(ctx, t.ref.Digest)
