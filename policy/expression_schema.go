@@ -125,7 +125,12 @@ func (s *schema) image() *shape {
 		&field{name: "digest", doc: "of the manifest", typ: cel.StringType, get: read(func(e *evaluation) any { return e.facts.Image.Digest.String() })},
 		&field{name: "kind", doc: "image or artifact", typ: cel.StringType, words: []string{string(pratique.KindImage), string(pratique.KindArtifact)},
 			get: read(func(e *evaluation) any { return string(e.facts.Image.Kind) })},
-		&field{name: "artifactType", doc: "of the manifest; may be empty", typ: cel.StringType, get: read(func(e *evaluation) any { return e.facts.Image.ArtifactType })},
+		&field{name: "artifactType", doc: "of the manifest; may be empty; not known of what could be run and claims to be something else", typ: cel.StringType, get: read(func(e *evaluation) any {
+			if i := &e.facts.Image; i.ArtifactType != "" && i.ArtifactType != i.Config.MediaType && i.Runnable() {
+				return notKnown("the artifact's type")
+			}
+			return e.facts.Image.ArtifactType
+		})},
 		&field{name: "annotations", doc: "of the manifest", typ: cel.MapType(cel.StringType, cel.StringType), get: read(func(e *evaluation) any { return stringMap(e.facts.Image.Annotations) })},
 		&field{name: "firstSeen", doc: "when Pratique first saw the digest", typ: cel.TimestampType, get: func(o *object) any { return o.moment(o.e.firstSeen(), "when it was first seen") }},
 		&field{name: "created", doc: "when it claims to have been made; dates before 2013 are placeholders, those to come none", typ: cel.TimestampType, changes: reached((*evaluation).created), get: func(o *object) any {

@@ -17,6 +17,11 @@ default: deny
 rules:
   - {name: charts, match: {artifactType: [application/vnd.cncf.helm.*]}, always: {}, action: allow}
   - {name: unread, match: {artifactType: [application/vnd.cncf.helm.*]}, lifts: [unscanned, incomplete, scanFailed], action: exempt, message: charts are not scanned}`)
+	expressed := load(t, `
+name: p
+default: deny
+rules:
+  - {name: charts, expression: 'image.artifactType.startsWith("application/vnd.cncf.helm")', action: allow}`)
 	strict := load(t, `
 name: p
 default: allow
@@ -41,6 +46,7 @@ rules:
 	}{
 		"image as a chart":              {lenient, image, pratique.StateScanned, pratique.OutcomeDeny},
 		"image as a chart, not scanned": {lenient, image, pratique.StateUnknown, pratique.OutcomeDeny},
+		"image as a chart, expression":  {expressed, image, pratique.StateScanned, pratique.OutcomeDeny},
 		"chart":                         {lenient, honest, pratique.StateUnsupported, pratique.OutcomeAllow},
 		"image past a rule for images":  {strict, image, pratique.StateScanned, pratique.OutcomeDeny},
 		"chart where charts are denied": {strict, honest, pratique.StateUnsupported, pratique.OutcomeDeny},
