@@ -25,7 +25,9 @@ func (u *unproven) relies(on *Reliance) { on.Identities = u.by }
 
 func (c *ofFindings) relies(on *Reliance) { on.KEV, on.EPSS = c.kev, c.epss }
 
-func (x *expression) relies(on *Reliance) { on.Identities, on.KEV, on.EPSS = x.identities, x.kev, x.epss }
+func (x *expression) relies(on *Reliance) {
+	on.Identities, on.KEV, on.EPSS = x.identities, x.kev, x.epss
+}
 
 // Reliances of the rules, of those that have any, in the order of the files.
 func (s *Set) Reliances() []Reliance {
