@@ -32,8 +32,9 @@ func policySimulateCommand() command {
 Asks a running server what the pulls that it recorded would meet under draft
 policies, the FILEs all together, instead of those in force: which images and
 clients would be refused that are served today, and the reverse. Each pull is
-judged as if it came now, by the reports and exceptions that stand; nothing is
-fetched or scanned, and what cannot be decided so is listed as undecided.
+judged as if it came now, by the reports and exceptions that stand. No image is
+fetched or scanned, and what cannot be decided so is listed as undecided; signatures
+and tags that the draft reads and nobody looked for yet are looked up behind.
 
 --database tries another vulnerability database too, or, without FILE, alone: a
 directory, .tar.gz or OCI layout as for db import. It is unpacked and matched on

@@ -2,7 +2,7 @@
 // refused that is served today, and the reverse.
 //
 // It asks two gates about each distinct thing that was pulled and compares. It
-// decides nothing itself, opens no scan and asks no upstream: a gate is told to
+// decides nothing itself, fetches no image and opens no scan: a gate is told to
 // decide by what stands now, and what cannot be decided so is listed as undecided,
 // never counted as either.
 package simulate
