@@ -351,16 +351,17 @@ func TestSimulateComponentsThatAreCutOff(t *testing.T) {
 			t.Fatalf("component %s arrives as %s", ids[i], c.ID())
 		}
 	}
-	s.sim.content = failing{s.state, 1}
-	for range 2 {
+	for left := range 2 {
+		broken := &simulated{state: s.state, sim: &simulator{live: s.sim.live, pulls: s.state, content: failing{s.state, left}}, t: t}
+		cl, err := newClient(&console{}, broken.serve())
+		s.must(err)
 		if ids, _, err := cl.components(t.Context(), time.Now().Add(-24*time.Hour)); err == nil {
 			t.Errorf("a list of %d components that is not whole is taken for one", len(ids))
 		}
-		s.sim.content = failing{s.state, 0}
 	}
 }
 
-// failing components cannot be read after the first so many images.
+// failing components cannot be read: of no image, or not of one.
 type failing struct {
 	components
 	left int
