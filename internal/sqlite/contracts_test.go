@@ -49,6 +49,8 @@ func TestPullLog(t *testing.T)      { storetest.PullLog(t, fresh) }
 func TestExceptions(t *testing.T)   { storetest.Exceptions(t, fresh) }
 func TestLineage(t *testing.T)      { storetest.Lineage(t, fresh) }
 func TestAttestations(t *testing.T) { storetest.Attestations(t, fresh) }
+func TestOutbox(t *testing.T)       { storetest.Outbox(t, fresh) }
+func TestTagMoves(t *testing.T)     { storetest.TagMoves(t, fresh) }
 
 func TestQueue(t *testing.T) {
 	schedulertest.Queue(t, func(t *testing.T) func() scheduler.Queue {
