@@ -186,7 +186,7 @@ func TestContributingShowsTheTable(t *testing.T) {
 }
 
 // planned are lines for what DESIGN has for later.
-var planned = []string{"notify", "internal/redis"}
+var planned = []string{"internal/redis"}
 
 // TestTableHasNoDeadLines keeps the table from describing what is gone; what
 // DESIGN plans for later is exempt.
