@@ -73,6 +73,9 @@ type Config struct {
 	Trust Trust `yaml:"trust"`
 	// History is the record of who pulled what.
 	History History `yaml:"history"`
+	// Notify tells others what happens: refusals, verdicts that changed, graces and
+	// exceptions that end (docs/events.md).
+	Notify Notify `yaml:"notify"`
 	// Log is what Pratique writes to standard error.
 	Log Log `yaml:"log"`
 }
@@ -369,6 +372,39 @@ type History struct {
 	Retention time.Duration `yaml:"retention"`
 }
 
+// Notify tells others what happens.
+type Notify struct {
+	// Name is the source of every event, as a URI or a path: which Pratique it was.
+	Name string `yaml:"name"`
+	// Sinks are who is told, by name. Without any, nothing is looked for.
+	Sinks map[string]Sink `yaml:"sinks"`
+}
+
+// Sink is one receiver of events.
+type Sink struct {
+	// URL is posted to. It is not shown anywhere: those of chats are secrets, and
+	// PRATIQUE_NOTIFY_SINKS_<KEY>_URL keeps them out of the file.
+	URL string `yaml:"url"`
+	// Format of requests: `cloudevents` (CloudEvents 1.0, structured; if empty too),
+	// `cloudevents-binary`, `slack` (an incoming webhook of Slack or Mattermost) or
+	// `template`.
+	Format SinkFormat `yaml:"format"`
+	// Template is a file with a Go template, which writes the body; for format
+	// `template`.
+	Template string `yaml:"template"`
+	// SecretFile is a file with the secret that signs every request (HMAC-SHA256);
+	// white space around it is ignored. If empty, none is signed.
+	SecretFile string `yaml:"secretFile"`
+	// Types are globs on the types of events: verdict.*, image.refused. If empty,
+	// all.
+	Types []string `yaml:"types"`
+	// Repositories are globs on UPSTREAM/REPOSITORY: docker.io/library/*, lab/**.
+	// Events that are about no repository pass always. If empty, all.
+	Repositories []string `yaml:"repositories"`
+	// Private allows private and loopback addresses.
+	Private bool `yaml:"private"`
+}
+
 // Log is what Pratique writes to standard error.
 type Log struct {
 	// Level is the least severe that is written: debug, info, warn or error.
@@ -411,6 +447,7 @@ func base() Config {
 		Exploits:   Exploits{Refresh: 24 * time.Hour},
 		Trust:      Trust{Recheck: 24 * time.Hour},
 		History:    History{Retention: 90 * 24 * time.Hour},
+		Notify:     Notify{Name: "pratique"},
 		Log:        Log{Level: "info", Format: "text"},
 	}
 }

@@ -122,6 +122,11 @@ func TestPratiqueYAMLShowsEveryKey(t *testing.T) {
 				shown["trust.identities.*."+rest] = true
 			}
 		}
+		for key := range c.Notify.Sinks {
+			if rest, ok := strings.CutPrefix(path, "notify.sinks."+key+"."); ok {
+				shown["notify.sinks.*."+rest] = true
+			}
+		}
 	}
 	for _, key := range keys(reflect.TypeFor[Config](), "") {
 		if !shown[key] {

@@ -77,6 +77,7 @@ func writeManual(t *testing.T) string {
 	// them at their zero.
 	c.Upstreams = map[string]Upstream{placeholder: {}}
 	c.Trust.Identities = map[string]Identity{placeholder: {}}
+	c.Notify.Sinks = map[string]Sink{placeholder: {}}
 	a.object(reflect.ValueOf(c), "", 2)
 	return a.out.String()
 }
@@ -155,7 +156,7 @@ func typeName(v reflect.Value) string {
 
 func defaultText(v reflect.Value, path string) string {
 	switch {
-	case path == "upstreams."+placeholder+".url":
+	case path == "upstreams."+placeholder+".url", path == "notify.sinks."+placeholder+".url":
 		return "none: it must be given"
 	case v.Kind() == reflect.Slice && v.Len() == 0, v.Kind() == reflect.String && v.Len() == 0:
 		return "none"

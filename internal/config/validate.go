@@ -66,6 +66,7 @@ func (l *loader) validate() error {
 	}
 	c.policies(cfg.Policies)
 	c.evidence(cfg)
+	c.notify(&cfg.Notify)
 	return errors.Join(c.errs...)
 }
 

@@ -124,6 +124,22 @@ func (k *Keychain) UnmarshalText(b []byte) error {
 	return word(k, b, KeychainECR, KeychainGCR, KeychainACR)
 }
 
+// SinkFormat is how a sink is written to.
+type SinkFormat string
+
+// Formats of sinks.
+const (
+	SinkCloudEvents       SinkFormat = "cloudevents"
+	SinkCloudEventsBinary SinkFormat = "cloudevents-binary"
+	SinkSlack             SinkFormat = "slack"
+	SinkTemplate          SinkFormat = "template"
+)
+
+// UnmarshalText accepts the formats that are known.
+func (f *SinkFormat) UnmarshalText(b []byte) error {
+	return word(f, b, SinkCloudEvents, SinkCloudEventsBinary, SinkSlack, SinkTemplate)
+}
+
 // LogLevel is the least severe level that is written.
 type LogLevel string
 
