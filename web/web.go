@@ -91,6 +91,8 @@ type Config struct {
 	Simulator Simulator
 	// Exceptions are made, listed and revoked.
 	Exceptions Exceptions
+	// Events are listed and sent again.
+	Events Events
 
 	// Upstreams tells which registries a reference may name. If nil, none.
 	Upstreams Upstreams
@@ -152,6 +154,8 @@ func (s *server) routes() http.Handler {
 	handle("POST /api/v1/exceptions", s.exceptionCreate)
 	handle("GET /api/v1/exceptions/{id}", s.exception)
 	handle("DELETE /api/v1/exceptions/{id}", s.exceptionRevoke)
+	handle("GET /api/v1/events", s.events)
+	handle("POST /api/v1/events/replay", s.eventReplay)
 	handle("/api/", notFound)
 
 	mux := http.NewServeMux()
@@ -184,6 +188,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 /api/v1/images?after=DIGEST&limit=N   known images
 /api/v1/database                      vulnerability database
 /api/v1/exceptions?all=true           exceptions; POST makes one, DELETE revokes /api/v1/exceptions/ID
+/api/v1/events?dead=true              events out; POST /api/v1/events/replay?id=ID sends one again
 /api/v1/reload                        POST: read configuration and policies again
 /api/v1/policy/simulate               POST: what draft policies would change for recorded pulls
 /debug/pprof/                         profiles

@@ -54,6 +54,7 @@ type command struct {
 func commands() []command {
 	commands := []command{serveCommand(), checkCommand(), imagesCommand()}
 	commands = append(commands, exceptionCommands()...)
+	commands = append(commands, eventCommands()...)
 	return append(commands, policyCheckCommand(), policyTestCommand(), policySimulateCommand(), dbStatusCommand(), dbImportCommand(),
 		configCheckCommand(), nodesConfigCommand(), nodesDoctorCommand(), versionCommand(),
 	)

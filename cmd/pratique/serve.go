@@ -135,12 +135,13 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	parts.Add(closing("workers", analyzers.Close))
-	scans := scheduler.New(state,
+	reports := &reported{
 		// Three layers of an image at a time: then the first is analysed while the
 		// next arrive. All at once share the line and end together, and most of the
 		// analysis comes after that (docs/benchmarks.md).
-		scanner.New(cache, analyzers, matcher, state, scanner.Config{Parallel: 3, Log: log, Metrics: metrics}),
-		state, scheduler.Config{Log: log, Metrics: metrics})
+		Scanner: scanner.New(cache, analyzers, matcher, state, scanner.Config{Parallel: 3, Log: log, Metrics: metrics}),
+	}
+	scans := scheduler.New(state, reports, state, scheduler.Config{Log: log, Metrics: metrics})
 	db := database.New(databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { scans.DatabaseChanged(ctx) }), matcher)
 	parts.Add(
 		rungroup.Part{Name: "java database", Run: untilStopped(java.Run)},
@@ -157,6 +158,11 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	parts.Add(rungroup.Part{Name: "history", Run: untilStopped(history.Run)})
 	parts.Add(front.facts.parts...)
 	front.put(cfg, policies, upstreams)
+	events, err := newEvents(cfg, state, front, matcher, reports, log, metrics)
+	if err != nil {
+		return err
+	}
+	parts.Add(events.parts...)
 	reload := newReloader(p, front, fetch)
 	parts.Add(
 		rungroup.Part{Name: "reload", Run: func(ctx context.Context) error { return reload.run(ctx, p.hangup) }},
@@ -164,7 +170,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	)
 	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
 		Gate: front, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Reloader: reload, Upstreams: front,
-		Verdicts: state, Exceptions: front.facts.exceptions,
+		Verdicts: state, Exceptions: front.facts.exceptions, Events: events,
 		Simulator: &simulator{live: front, pulls: state, content: state},
 		Probes:    probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,
