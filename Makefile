@@ -57,7 +57,7 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt -w these:" $$unformatted; exit 1; fi
 	$(GO) vet ./...
-	$(GO) vet -tags e2e,bench ./e2e/...
+	$(GO) vet -tags e2e,bench,clients ./e2e/...
 	$(GO) -C tools/peers vet ./...
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run
 	$(GO) mod tidy -diff
@@ -84,7 +84,7 @@ peers: bin/crane bin/registry bin/criclient bin/conformance bin/containerd2 ## b
 
 .PHONY: clients
 clients: tools build peers bin/containerd17 bin/dockerd bin/cosign bin/testsum ## mirrors left open, nodes closed and images signed, with every client that can be built from modules (as root)
-	@E2E_CLIENTS=all $(GO) test -tags e2e -count=1 -timeout 30m -run '^(TestOpenMirror|TestNodesConfig|TestCosign)' -json ./e2e | bin/testsum -suite clients
+	@E2E_CLIENTS=all $(GO) test -tags e2e,clients -count=1 -timeout 30m -run '^(TestOpenMirror|TestNodesConfig|TestCosign)' -json ./e2e | bin/testsum -suite clients
 
 .PHONY: clean
 clean: ## remove what was built and what `make run` kept

@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "rewrite the keys in docs/configuration.
 // Marks around what is generated in docs/configuration.md.
 const (
 	manual      = "../../docs/configuration.md"
-	keysBegin   = "<!-- keys: made from internal/config/config.go by `go test ./internal/config -update` -->\n"
+	keysBegin   = "<!-- keys: made from the structs of internal/config by `go test ./internal/config -update` -->\n"
 	keysEnd     = "<!-- /keys -->\n"
 	placeholder = "KEY"
 )
@@ -59,19 +59,21 @@ type author struct {
 }
 
 func writeManual(t *testing.T) string {
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
 	a := &author{t: t, structs: map[string]*ast.StructType{}}
-	ast.Inspect(file, func(n ast.Node) bool {
-		if spec, ok := n.(*ast.TypeSpec); ok {
-			if s, ok := spec.Type.(*ast.StructType); ok {
-				a.structs[spec.Name.Name] = s
-			}
+	for _, name := range []string{"config.go", "evidence.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return true
-	})
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.TypeSpec); ok {
+				if s, ok := spec.Type.(*ast.StructType); ok {
+					a.structs[spec.Name.Name] = s
+				}
+			}
+			return true
+		})
+	}
 	c := Default()
 	// One entry each that shows the keys of an upstream and of an identity, all of
 	// them at their zero.
@@ -123,7 +125,7 @@ func (a *author) object(v reflect.Value, path string, depth int) {
 func (a *author) comments(name string) map[string]string {
 	s, ok := a.structs[name]
 	if !ok {
-		a.t.Fatalf("no struct %s in config.go", name)
+		a.t.Fatalf("no struct %s in config.go or evidence.go", name)
 	}
 	out := map[string]string{}
 	for _, f := range s.Fields.List {
