@@ -162,12 +162,15 @@ type Report struct {
 	// EOLAt is the end of life of the OS release; zero when it is not known.
 	EOLAt time.Time `json:"eolAt,omitzero"`
 	// Config is what the image's config claims.
-	Config    ConfigFacts `json:"config,omitzero"`
-	Findings  []Finding   `json:"findings,omitempty"`
-	Problems  []Problem   `json:"problems,omitempty"` // why incomplete, failed or unsupported
-	Engine    Engine      `json:"engine"`
-	ScannedAt time.Time   `json:"scannedAt"` // when content was matched, not when it was analysed
-	FirstSeen time.Time   `json:"firstSeen"` // when Pratique first saw the digest
+	Config   ConfigFacts `json:"config,omitzero"`
+	Findings []Finding   `json:"findings,omitempty"`
+	// Changes are how vulnerabilities moved since the image was first matched, by
+	// later databases: the newest first, at most MaxChanges.
+	Changes   []FindingChange `json:"changes,omitempty"`
+	Problems  []Problem       `json:"problems,omitempty"` // why incomplete, failed or unsupported
+	Engine    Engine          `json:"engine"`
+	ScannedAt time.Time       `json:"scannedAt"` // when content was matched, not when it was analysed
+	FirstSeen time.Time       `json:"firstSeen"` // when Pratique first saw the digest
 	// FirstScanned is when the content was first matched, in whichever report; kept
 	// for ever. What was found then was there all the time, also while the image was
 	// served unscanned. Zero: never matched, or not known.

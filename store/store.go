@@ -178,6 +178,10 @@ type Exceptions interface {
 	Exceptions(ctx context.Context) ([]pratique.Exception, error)
 }
 
+// ErrSuperseded says that another database came into use meanwhile: what was said
+// by the one before is not stored. Begin again with the new one.
+var ErrSuperseded = errors.New("another database is in use now")
+
 // ErrExists says that something with this name is there already.
 var ErrExists = errors.New("exists already")
 

@@ -70,6 +70,11 @@ type Config struct {
 	Trust Trust `yaml:"trust"`
 	// History is the record of who pulled what.
 	History History `yaml:"history"`
+	// Schedules are what is done at set times, by name. A file that has this key
+	// replaces the default, which is one full pass a week.
+	Schedules map[string]Schedule `yaml:"schedules"`
+	// Hooks are webhooks of registries that tell of pushes.
+	Hooks Hooks `yaml:"hooks"`
 	// Notify tells others what happens: refusals, verdicts that changed, graces and
 	// exceptions that end (docs/events.md).
 	Notify Notify `yaml:"notify"`
@@ -169,6 +174,17 @@ type Cache struct {
 	// digest need no upstream, ever. 0s never serves a tag that could not be
 	// checked.
 	StaleIfError StaleIfError `yaml:"staleIfError"`
+	// MaxSize is how many bytes of blobs are kept. Above it, layers of the images
+	// that were pulled least recently are removed until it is kept again; what was
+	// found in them stays, so that pulling one again needs no analysis. 0 is no
+	// limit.
+	MaxSize Size `yaml:"maxSize"`
+	// UnusedFor removes layers of images that nobody pulled for so long, whether
+	// there is room or not. 0s never does.
+	UnusedFor time.Duration `yaml:"unusedFor"`
+	// Pins are globs on UPSTREAM/REPOSITORY or UPSTREAM/REPOSITORY:TAG whose images
+	// are never removed: docker.io/library/*, lab/pause:3.*.
+	Pins []string `yaml:"pins"`
 }
 
 // StaleIfError is how long each kind of tag is served without its upstream.
@@ -250,6 +266,10 @@ type Database struct {
 	// Refresh is how often the sources, or the path, are looked at for a newer
 	// one. At least 1m.
 	Refresh time.Duration `yaml:"refresh"`
+	// Serve offers the database in use to other users of Trivy, as the artifact
+	// pratique/trivy-db:2 of the registry listener (`trivy image --db-repository
+	// HOST/pratique/trivy-db:2`). It costs the disk of one compressed copy.
+	Serve bool `yaml:"serve"`
 }
 
 // JavaDatabase identifies .jar files.

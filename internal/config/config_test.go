@@ -122,6 +122,16 @@ func TestPratiqueYAMLShowsEveryKey(t *testing.T) {
 				shown["trust.identities.*."+rest] = true
 			}
 		}
+		for key := range c.Schedules {
+			if rest, ok := strings.CutPrefix(path, "schedules."+key+"."); ok {
+				shown["schedules.*."+rest] = true
+			}
+		}
+		for key := range c.Hooks.From {
+			if rest, ok := strings.CutPrefix(path, "hooks.from."+key+"."); ok {
+				shown["hooks.from.*."+rest] = true
+			}
+		}
 		for key := range c.Notify.Sinks {
 			if rest, ok := strings.CutPrefix(path, "notify.sinks."+key+"."); ok {
 				shown["notify.sinks.*."+rest] = true

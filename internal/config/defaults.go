@@ -17,6 +17,7 @@ func base() Config {
 			TagTTL:       time.Minute,
 			StaleIfError: StaleIfError{Semver: 7 * 24 * time.Hour, Latest: time.Hour, Other: 24 * time.Hour},
 			MaxBlobSize:  20 * GiB,
+			Pins:         []string{},
 		},
 		Upstreams: map[string]Upstream{
 			"docker.io": {URL: "https://registry-1.docker.io"},
@@ -24,6 +25,7 @@ func base() Config {
 		Database: Database{
 			Sources: []string{"mirror.gcr.io/aquasec/trivy-db:2", "ghcr.io/aquasecurity/trivy-db:2"},
 			Refresh: time.Hour,
+			Serve:   true,
 		},
 		JavaDatabase: JavaDatabase{Sources: []string{"mirror.gcr.io/aquasec/trivy-java-db:1"}},
 		Scanner: Scanner{
@@ -39,6 +41,7 @@ func base() Config {
 		Exploits:   Exploits{Refresh: 24 * time.Hour},
 		Trust:      Trust{Recheck: 24 * time.Hour},
 		History:    History{Retention: 90 * 24 * time.Hour},
+		Schedules:  map[string]Schedule{"full-pass": {Cron: "30 3 * * 0", Do: DoFullPass}},
 		Notify:     Notify{Name: "pratique"},
 		Log:        Log{Level: "info", Format: "text"},
 	}

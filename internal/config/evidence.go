@@ -90,6 +90,9 @@ type History struct {
 type Notify struct {
 	// Name is the source of every event, as a URI or a path: which Pratique it was.
 	Name string `yaml:"name"`
+	// Link is where people find this Pratique's admin address, as
+	// https://pratique.example.com: messages end with links there. If empty, none do.
+	Link string `yaml:"link"`
 	// Sinks are who is told, by name. Without any, nothing is looked for.
 	Sinks map[string]Sink `yaml:"sinks"`
 }
@@ -100,8 +103,9 @@ type Sink struct {
 	// PRATIQUE_NOTIFY_SINKS_<KEY>_URL keeps them out of the file.
 	URL string `yaml:"url"`
 	// Format of requests: `cloudevents` (CloudEvents 1.0, structured; if empty too),
-	// `cloudevents-binary`, `slack` (an incoming webhook of Slack or Mattermost) or
-	// `template`.
+	// `cloudevents-binary`, `slack`, `mattermost`, `teams` (incoming webhooks of the
+	// chats; for Teams one of its Workflows), `distribution` (the envelope in which
+	// registries notify) or `template`.
 	Format SinkFormat `yaml:"format"`
 	// Template is a file with a Go template, which writes the body; for format
 	// `template`.

@@ -60,7 +60,7 @@ type author struct {
 
 func writeManual(t *testing.T) string {
 	a := &author{t: t, structs: map[string]*ast.StructType{}}
-	for _, name := range []string{"config.go", "evidence.go"} {
+	for _, name := range []string{"config.go", "evidence.go", "continuous.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -125,7 +125,7 @@ func (a *author) object(v reflect.Value, path string, depth int) {
 func (a *author) comments(name string) map[string]string {
 	s, ok := a.structs[name]
 	if !ok {
-		a.t.Fatalf("no struct %s in config.go or evidence.go", name)
+		a.t.Fatalf("no struct %s in config.go, evidence.go or continuous.go", name)
 	}
 	out := map[string]string{}
 	for _, f := range s.Fields.List {

@@ -67,6 +67,9 @@ func (l *loader) validate() error {
 	c.policies(cfg.Policies)
 	c.evidence(cfg)
 	c.notify(&cfg.Notify)
+	c.eviction(cfg)
+	c.schedules(cfg)
+	c.hooks(cfg)
 	return errors.Join(c.errs...)
 }
 

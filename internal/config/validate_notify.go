@@ -16,6 +16,9 @@ func (c *checker) notify(n *Notify) {
 	if u, err := url.Parse(n.Name); err != nil || n.Name == "" || u.String() != n.Name {
 		c.fail("notify.name", "%q: want a URI or a path, such as pratique or https://registry.example.com", n.Name)
 	}
+	if u, err := url.Parse(n.Link); n.Link != "" && (err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http") {
+		c.fail("notify.link", "%q: want https://host, where people reach the admin address", n.Link)
+	}
 	for _, name := range slices.Sorted(maps.Keys(n.Sinks)) {
 		at := strictyaml.Join("notify.sinks", name)
 		if !identityPattern.MatchString(name) {

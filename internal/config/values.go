@@ -132,12 +132,87 @@ const (
 	SinkCloudEvents       SinkFormat = "cloudevents"
 	SinkCloudEventsBinary SinkFormat = "cloudevents-binary"
 	SinkSlack             SinkFormat = "slack"
+	SinkMattermost        SinkFormat = "mattermost"
+	SinkTeams             SinkFormat = "teams"
+	SinkDistribution      SinkFormat = "distribution"
 	SinkTemplate          SinkFormat = "template"
 )
 
 // UnmarshalText accepts the formats that are known.
 func (f *SinkFormat) UnmarshalText(b []byte) error {
-	return word(f, b, SinkCloudEvents, SinkCloudEventsBinary, SinkSlack, SinkTemplate)
+	return word(f, b, SinkCloudEvents, SinkCloudEventsBinary, SinkSlack, SinkMattermost, SinkTeams, SinkDistribution, SinkTemplate)
+}
+
+// ScheduleAction is what is done at set times.
+type ScheduleAction string
+
+// Actions of schedules.
+const (
+	DoRescan     ScheduleAction = "rescan"
+	DoRevalidate ScheduleAction = "revalidate"
+	DoPrefetch   ScheduleAction = "prefetch"
+	DoEvict      ScheduleAction = "evict"
+	DoFullPass   ScheduleAction = "full-pass"
+)
+
+// UnmarshalText accepts the actions that are known.
+func (a *ScheduleAction) UnmarshalText(b []byte) error {
+	return word(a, b, DoRescan, DoRevalidate, DoPrefetch, DoEvict, DoFullPass)
+}
+
+// HookType is how a registry words its webhooks.
+type HookType string
+
+// Types of webhooks.
+const (
+	HookDockerHub        HookType = "dockerhub"
+	HookHarbor           HookType = "harbor"
+	HookGHCR             HookType = "ghcr"
+	HookQuay             HookType = "quay"
+	HookACR              HookType = "acr"
+	HookDistribution     HookType = "distribution"
+	HookGitLab           HookType = "gitlab"
+	HookECR              HookType = "ecr"
+	HookArtifactRegistry HookType = "artifact-registry"
+	HookJFrog            HookType = "jfrog"
+	HookCloudEvents      HookType = "cloudevents"
+)
+
+// UnmarshalText accepts the types that are known.
+func (t *HookType) UnmarshalText(b []byte) error {
+	return word(t, b, HookDockerHub, HookHarbor, HookGHCR, HookQuay, HookACR, HookDistribution, HookGitLab, HookECR, HookArtifactRegistry, HookJFrog, HookCloudEvents)
+}
+
+// HookAuth is how a registry that calls proves who it is.
+type HookAuth string
+
+// Ways to authenticate webhooks.
+const (
+	HookHMAC   HookAuth = "hmac"
+	HookHeader HookAuth = "header"
+	HookPath   HookAuth = "path"
+	HookOIDC   HookAuth = "oidc"
+)
+
+// UnmarshalText accepts the ways that are known.
+func (a *HookAuth) UnmarshalText(b []byte) error {
+	return word(a, b, HookHMAC, HookHeader, HookPath, HookOIDC)
+}
+
+// Authentication is how callers of this hook prove who they are: Auth, or what fits
+// Type.
+func (h Hook) Authentication() HookAuth {
+	switch {
+	case h.Auth != "":
+		return h.Auth
+	case h.Type == HookGHCR:
+		return HookHMAC
+	case h.Type == HookDockerHub, h.Type == HookQuay:
+		return HookPath
+	case h.Type == HookArtifactRegistry:
+		return HookOIDC
+	}
+	return HookHeader
 }
 
 // LogLevel is the least severe level that is written.

@@ -1,0 +1,1 @@
+-- Schema 4: components and their images, for updates of the database.

@@ -1,0 +1,1 @@
+-- Schema 5: the queue for people: dead jobs, pauses.
