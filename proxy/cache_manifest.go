@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -120,7 +121,7 @@ func (c *Cache) byTag(ctx context.Context, up Upstream, ref pratique.Ref) (Manif
 	}
 	now := c.cfg.Now()
 	if state.Digest == "" {
-		return c.revalidate(ctx, up, ref, state)
+		return c.revalidate(ctx, up, ref, state, nil)
 	}
 	if age := now.Sub(state.CheckedAt); age >= 0 && age < c.cfg.TagTTL {
 		m, err := c.byDigest(ctx, up, ref.At(state.Digest))
@@ -130,12 +131,12 @@ func (c *Cache) byTag(ctx context.Context, up Upstream, ref pratique.Ref) (Manif
 		// Its bytes are gone here and there: the tag has moved.
 	}
 	if now.Sub(state.CheckedAt) > c.cfg.StaleIfError.window(ref.Tag) {
-		return c.revalidate(ctx, up, ref, state)
+		return c.revalidate(ctx, up, ref, state, nil)
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, c.cfg.RevalidateTimeout,
 		Unavailable(http.StatusGatewayTimeout, "upstream %s does not answer", ref.Registry))
 	defer cancel()
-	m, err := c.revalidate(wait, up, ref, state)
+	m, err := c.revalidate(wait, up, ref, state, nil)
 	if err == nil || !Down(err) {
 		return m, err
 	}
@@ -153,9 +154,14 @@ func (c *Cache) byTag(ctx context.Context, up Upstream, ref pratique.Ref) (Manif
 	return stale, nil
 }
 
-// revalidate asks the upstream what the tag names and records the answer.
-func (c *Cache) revalidate(ctx context.Context, up Upstream, ref pratique.Ref, state store.TagState) (Manifest, error) {
+// revalidate asks the upstream what the tag names and records the answer. own,
+// unless nil, becomes true when that is done for this call, and not when the
+// call joins another that asks already.
+func (c *Cache) revalidate(ctx context.Context, up Upstream, ref pratique.Ref, state store.TagState, own *atomic.Bool) (Manifest, error) {
 	return once(ctx, c, "tag "+ref.Repository()+":"+ref.Tag, func(ctx context.Context) (Manifest, error) {
+		if own != nil {
+			own.Store(true)
+		}
 		asked := c.cfg.Now()
 		m, err := c.ask(ctx, up, ref, state)
 		if isUnknown(err) && state.Digest != "" {
