@@ -24,7 +24,8 @@ type Event struct {
 	Order string `json:"order"`
 	// Repository is UPSTREAM/REPOSITORY, where there is one.
 	Repository string `json:"repository,omitempty"`
-	// Cause joins events that have one cause, such as one database update.
+	// Cause joins events that have one cause, such as one database update:
+	// database@sha256:….
 	Cause string          `json:"cause,omitempty"`
 	Data  json.RawMessage `json:"data"`
 }
@@ -82,6 +83,8 @@ type Outbox interface {
 // EventQuery chooses events for a list.
 type EventQuery struct {
 	ID    string // only this one
+	Type  string // only those of this type
+	Cause string // only those with this cause, or with one that begins with it and "@"
 	Dead  bool   // only those with a dead delivery
 	Limit int    // at most so many; the newest
 }
@@ -112,8 +115,23 @@ type EventLog interface {
 // Marks are a watcher's notes. They are written by Outbox.Append.
 type Marks interface {
 	Mark(ctx context.Context, key string) (Mark, error)
+	// Marks returns those that are there, by key.
+	Marks(ctx context.Context, keys []string) (map[string]Mark, error)
 	// DueMarks returns those whose Due has come, earliest first, at most limit.
 	DueMarks(ctx context.Context, now time.Time, limit int) ([]Mark, error)
+}
+
+// Pullers tells who had an image.
+type Pullers interface {
+	// PulledBy returns who was served this manifest since a time, the latest first.
+	PulledBy(ctx context.Context, image digest.Digest, since time.Time) ([]Puller, error)
+}
+
+// Puller is one who had an image.
+type Puller struct {
+	Client string
+	Pulls  int
+	Last   time.Time
 }
 
 // TagMove tells that a tag left a digest.

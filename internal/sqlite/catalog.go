@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -169,6 +170,23 @@ func (db *DB) Known(ctx context.Context, d digest.Digest) (store.Known, error) {
 		return store.Known{}, annotate(err, "manifest %s", d)
 	}
 	return ks[0], nil
+}
+
+// Knowns returns those of ds that are known, as Known does, by digest.
+func (db *DB) Knowns(ctx context.Context, ds []digest.Digest) (map[digest.Digest]store.Known, error) {
+	list, err := json.Marshal(ds)
+	if err != nil {
+		return nil, annotate(err, "manifests")
+	}
+	ks, err := db.known(ctx, `WHERE i.digest IN (SELECT value FROM json_each(?))`, string(list))
+	if err != nil {
+		return nil, annotate(err, "manifests")
+	}
+	out := make(map[digest.Digest]store.Known, len(ks))
+	for _, k := range ks {
+		out[k.Image.Digest] = k
+	}
+	return out, nil
 }
 
 func (db *DB) known(ctx context.Context, where string, args ...any) ([]store.Known, error) {

@@ -50,6 +50,7 @@ func TestExceptions(t *testing.T)   { storetest.Exceptions(t, fresh) }
 func TestLineage(t *testing.T)      { storetest.Lineage(t, fresh) }
 func TestAttestations(t *testing.T) { storetest.Attestations(t, fresh) }
 func TestOutbox(t *testing.T)       { storetest.Outbox(t, fresh) }
+func TestPullers(t *testing.T)      { storetest.Pullers(t, fresh) }
 func TestTagMoves(t *testing.T)     { storetest.TagMoves(t, fresh) }
 
 func TestQueue(t *testing.T) {

@@ -3,7 +3,10 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"pratique/store"
 )
@@ -13,6 +16,7 @@ var (
 	_ store.EventLog = (*DB)(nil)
 	_ store.Marks    = (*DB)(nil)
 	_ store.TagMoves = (*DB)(nil)
+	_ store.Pullers  = (*DB)(nil)
 )
 
 // Append implements store.Outbox.
@@ -25,23 +29,38 @@ func (db *DB) Append(ctx context.Context, es []store.Addressed, ms []store.Mark)
 		}
 	}
 	return annotate(db.write(ctx, func(tx *sql.Tx) error {
-		for i, e := range es {
-			if err := appendEvent(ctx, tx, e, docs[i]); err != nil {
-				return err
-			}
+		if err := appendEvents(ctx, tx, es, docs); err != nil {
+			return err
 		}
-		for _, m := range ms {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO marks (name, due, doc) VALUES (?, ?, ?)
-				ON CONFLICT (name) DO UPDATE SET due = excluded.due, doc = excluded.doc`, m.Key, nanos(m.Due), append([]byte{}, m.Doc...)); err != nil {
-				return err
-			}
-		}
-		return nil
+		return putMarks(ctx, tx, ms)
 	}), "append events")
 }
 
-func appendEvent(ctx context.Context, tx *sql.Tx, e store.Addressed, doc []byte) error {
-	res, err := tx.ExecContext(ctx, `INSERT INTO events (id, at, doc) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, e.ID, nanos(e.At), doc)
+func appendEvents(ctx context.Context, tx *sql.Tx, es []store.Addressed, docs [][]byte) error {
+	if len(es) == 0 {
+		return nil
+	}
+	events, err := tx.PrepareContext(ctx, `INSERT INTO events (id, at, type, cause, doc) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`)
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	deliveries, err := tx.PrepareContext(ctx, `INSERT INTO deliveries (event, sink, sequence, state, attempts, not_before, settled_at, error)
+			VALUES (?, ?, ?, '', 0, 0, 0, '') ON CONFLICT DO NOTHING`)
+	if err != nil {
+		return err
+	}
+	defer deliveries.Close()
+	for i, e := range es {
+		if err := appendEvent(ctx, events, deliveries, e, docs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func appendEvent(ctx context.Context, events, deliveries *sql.Stmt, e store.Addressed, doc []byte) error {
+	res, err := events.ExecContext(ctx, e.ID, nanos(e.At), e.Type, e.Cause, doc)
 	if err != nil {
 		return err
 	}
@@ -53,8 +72,25 @@ func appendEvent(ctx context.Context, tx *sql.Tx, e store.Addressed, doc []byte)
 		return err
 	}
 	for _, sink := range e.Sinks {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO deliveries (event, sink, sequence, state, attempts, not_before, settled_at, error)
-			VALUES (?, ?, ?, '', 0, 0, 0, '') ON CONFLICT DO NOTHING`, seq, sink, e.Order); err != nil {
+		if _, err := deliveries.ExecContext(ctx, seq, sink, e.Order); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putMarks(ctx context.Context, tx *sql.Tx, ms []store.Mark) error {
+	if len(ms) == 0 {
+		return nil
+	}
+	put, err := tx.PrepareContext(ctx, `INSERT INTO marks (name, due, doc) VALUES (?, ?, ?)
+		ON CONFLICT (name) DO UPDATE SET due = excluded.due, doc = excluded.doc`)
+	if err != nil {
+		return err
+	}
+	defer put.Close()
+	for _, m := range ms {
+		if _, err := put.ExecContext(ctx, m.Key, nanos(m.Due), append([]byte{}, m.Doc...)); err != nil {
 			return err
 		}
 	}
@@ -90,10 +126,14 @@ func (db *DB) Pending(ctx context.Context, sink string, now time.Time, limit int
 // Settle implements store.Outbox.
 func (db *DB) Settle(ctx context.Context, ds []store.Delivery) error {
 	return annotate(db.write(ctx, func(tx *sql.Tx) error {
+		settle, err := tx.PrepareContext(ctx, `UPDATE deliveries SET state = ?, attempts = ?, not_before = ?, settled_at = ?, error = ?
+			WHERE event = (SELECT seq FROM events WHERE id = ?) AND sink = ? AND state = ''`)
+		if err != nil {
+			return err
+		}
+		defer settle.Close()
 		for _, d := range ds {
-			if _, err := tx.ExecContext(ctx, `UPDATE deliveries SET state = ?, attempts = ?, not_before = ?, settled_at = ?, error = ?
-				WHERE event = (SELECT seq FROM events WHERE id = ?) AND sink = ? AND state = ''`,
-				string(d.State), d.Attempts, nanos(d.NotBefore), nanos(d.Settled), d.Error, d.Event.ID, d.Sink); err != nil {
+			if _, err := settle.ExecContext(ctx, string(d.State), d.Attempts, nanos(d.NotBefore), nanos(d.Settled), d.Error, d.Event.ID, d.Sink); err != nil {
 				return err
 			}
 		}
@@ -105,9 +145,18 @@ func (db *DB) Settle(ctx context.Context, ds []store.Delivery) error {
 func (db *DB) Events(ctx context.Context, q store.EventQuery) ([]store.EventRecord, error) {
 	var out []store.EventRecord
 	var seqs []int64
-	err := db.rows(ctx, `SELECT seq, doc FROM events
+	query := `SELECT seq, doc FROM events
 		WHERE (?1 = '' OR id = ?1) AND (NOT ?2 OR seq IN (SELECT event FROM deliveries WHERE state = 'dead'))
-		ORDER BY seq DESC LIMIT ?3`, []any{q.ID, q.Dead, q.Limit}, func(scan func(...any) error) error {
+		AND (?4 = '' OR type = ?4) AND ?5 = ''
+		ORDER BY seq DESC LIMIT ?3`
+	if q.Cause != "" { // by its index: what begins with cause@ lies between @ and A
+		query = `SELECT e.seq, e.doc FROM (
+			SELECT seq FROM events WHERE cause <> '' AND cause = ?5 UNION SELECT seq FROM events WHERE cause <> '' AND cause >= ?5 || '@' AND cause < ?5 || 'A'
+			) c JOIN events e ON e.seq = c.seq
+			WHERE (?1 = '' OR e.id = ?1) AND (NOT ?2 OR e.seq IN (SELECT event FROM deliveries WHERE state = 'dead')) AND (?4 = '' OR e.type = ?4)
+			ORDER BY e.seq DESC LIMIT ?3`
+	}
+	err := db.rows(ctx, query, []any{q.ID, q.Dead, q.Limit, q.Type, q.Cause}, func(scan func(...any) error) error {
 		var seq int64
 		var doc []byte
 		var r store.EventRecord
@@ -225,6 +274,27 @@ func (db *DB) Mark(ctx context.Context, key string) (store.Mark, error) {
 	return m, nil
 }
 
+// Marks implements store.Marks.
+func (db *DB) Marks(ctx context.Context, keys []string) (map[string]store.Mark, error) {
+	out := make(map[string]store.Mark, len(keys))
+	list, err := json.Marshal(keys)
+	if err != nil {
+		return nil, annotate(err, "marks")
+	}
+	err = db.rows(ctx, `SELECT name, due, doc FROM marks WHERE name IN (SELECT value FROM json_each(?))`, []any{string(list)}, func(scan func(...any) error) error {
+		var m store.Mark
+		var due int64
+		err := scan(&m.Key, &due, &m.Doc)
+		m.Due = at(due)
+		out[m.Key] = m
+		return err
+	})
+	if err != nil {
+		return nil, annotate(err, "marks")
+	}
+	return out, nil
+}
+
 // DueMarks implements store.Marks.
 func (db *DB) DueMarks(ctx context.Context, now time.Time, limit int) ([]store.Mark, error) {
 	var out []store.Mark
@@ -257,6 +327,24 @@ func (db *DB) TagMoves(ctx context.Context, since time.Time) ([]store.TagMove, e
 	})
 	if err != nil {
 		return nil, annotate(err, "tags that moved")
+	}
+	return out, nil
+}
+
+// PulledBy implements store.Pullers.
+func (db *DB) PulledBy(ctx context.Context, image digest.Digest, since time.Time) ([]store.Puller, error) {
+	var out []store.Puller
+	err := db.rows(ctx, `SELECT c.address, count(*), max(p.at) FROM asked a JOIN pulls p ON p.asked = a.id JOIN clients c ON c.id = p.client
+		WHERE a.digest = ? AND a.outcome <> 'deny' AND p.at >= ? GROUP BY c.id ORDER BY max(p.at) DESC, c.address`, []any{image.String(), nanos(since)}, func(scan func(...any) error) error {
+		var p store.Puller
+		var last int64
+		err := scan(&p.Client, &p.Pulls, &last)
+		p.Last = at(last)
+		out = append(out, p)
+		return err
+	})
+	if err != nil {
+		return nil, annotate(err, "pulls of %s", image)
 	}
 	return out, nil
 }

@@ -46,6 +46,7 @@ func Outbox[T outbox](t *testing.T, fresh Fresh[T]) {
 		"Replay": outboxReplay[T],
 		"Forget": outboxForget[T],
 		"Marks":  outboxMarks[T],
+		"Query":  outboxQuery[T],
 		"Ended":  outboxEnded[T],
 	}
 	for name, f := range tests {
@@ -178,6 +179,12 @@ func outboxMarks[T outbox](t *testing.T, open func() T) {
 		mustBe(t, err)
 		same(t, "Mark", got, m)
 	}
+	some, err := s.Marks(ctx, []string{"c", "none", "a"})
+	mustBe(t, err)
+	same(t, "Marks", some, map[string]store.Mark{"a": marks[0], "c": marks[2]})
+	some, err = s.Marks(ctx, nil)
+	mustBe(t, err)
+	same(t, "Marks of nothing", len(some), 0)
 	due := func(at time.Time, limit int, want ...store.Mark) {
 		t.Helper()
 		got, err := s.DueMarks(ctx, at, limit)
@@ -191,6 +198,40 @@ func outboxMarks[T outbox](t *testing.T, open func() T) {
 	marks[1].Due, marks[1].Doc = time.Time{}, []byte("4")
 	mustBe(t, s.Append(ctx, nil, marks[1:2]))
 	due(clock.Add(time.Hour), 10, marks[0])
+}
+
+func outboxQuery[T outbox](t *testing.T, open func() T) {
+	s, ctx := open(), t.Context()
+	var es []store.Addressed
+	for i, e := range []struct{ kind, cause string }{{"x", "database@1"}, {"y", "database@1"}, {"x", "database"}, {"x", "databases"}, {"x", "database@2"}, {"x", ""}, {"y", ""}} {
+		a := event(fmt.Sprint(i), fmt.Sprint(i))
+		a.Type, a.Cause = e.kind, e.cause
+		es = append(es, a)
+	}
+	mustBe(t, s.Append(ctx, es, nil))
+	for _, tc := range []struct {
+		q    store.EventQuery
+		want string
+	}{
+		{store.EventQuery{Limit: 10}, "6543210"},
+		{store.EventQuery{Type: "y", Limit: 10}, "61"},
+		{store.EventQuery{Cause: "database@1", Limit: 10}, "10"},
+		{store.EventQuery{Cause: "database", Limit: 10}, "4210"},
+		{store.EventQuery{Cause: "database", Limit: 2}, "42"},
+		{store.EventQuery{Cause: "database", Type: "x", Limit: 10}, "420"},
+		{store.EventQuery{Cause: "database@", Limit: 10}, ""},
+		{store.EventQuery{Cause: "%", Limit: 10}, ""},
+		{store.EventQuery{Cause: "database", ID: "2", Limit: 10}, "2"},
+		{store.EventQuery{Cause: "database", Dead: true, Limit: 10}, ""},
+	} {
+		list, err := s.Events(ctx, tc.q)
+		mustBe(t, err)
+		got := ""
+		for _, r := range list {
+			got += r.Event.ID
+		}
+		same(t, fmt.Sprintf("Events %+v", tc.q), got, tc.want)
+	}
 }
 
 func outboxEnded[T outbox](t *testing.T, open func() T) {
@@ -208,6 +249,44 @@ func outboxEnded[T outbox](t *testing.T, open func() T) {
 		t.Errorf("Events with an ended context = %v", es)
 	}
 	same(t, "nothing half done", pending(t, s, "x", clock), "a ")
+}
+
+// Pullers checks an implementation of store.Pullers that is a store.Pulls too.
+func Pullers[T interface {
+	store.Pulls
+	store.Pullers
+}](t *testing.T, fresh Fresh[T]) {
+	s, ctx := fresh(t)(), t.Context()
+	var ps []store.Pull
+	for i, p := range []struct {
+		image, client string
+		outcome       pratique.Outcome
+	}{
+		{"a", "10.0.0.1", pratique.OutcomeAllow}, // too long ago
+		{"a", "10.0.0.2", pratique.OutcomeAllow},
+		{"b", "10.0.0.3", pratique.OutcomeAllow},
+		{"a", "10.0.0.4", pratique.OutcomeDeny},
+		{"a", "10.0.0.1", pratique.OutcomeWarn},
+		{"a", "10.0.0.2", pratique.OutcomeAllow},
+	} {
+		pull := pulled(p.image, clock.Add(time.Duration(i)*time.Minute))
+		pull.Client, pull.Outcome = p.client, p.outcome
+		ps = append(ps, pull)
+	}
+	mustBe(t, s.Record(ctx, ps))
+	got, err := s.PulledBy(ctx, sum("a"), clock.Add(time.Minute))
+	mustBe(t, err)
+	same(t, "PulledBy", got, []store.Puller{
+		{Client: "10.0.0.2", Pulls: 2, Last: clock.Add(5 * time.Minute)}, {Client: "10.0.0.1", Pulls: 1, Last: clock.Add(4 * time.Minute)},
+	})
+	got, err = s.PulledBy(ctx, sum("nobody had it"), time.Time{})
+	mustBe(t, err)
+	same(t, "PulledBy of what nobody had", len(got), 0)
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if got, err := s.PulledBy(ended, sum("a"), clock); err == nil {
+		t.Errorf("PulledBy with an ended context = %v", got)
+	}
 }
 
 // TagMoves checks an implementation of store.TagMoves that is store.Tags too.
