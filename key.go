@@ -7,14 +7,20 @@ import "strings"
 // same. It may fold names together that are different (then a component is
 // matched once too often), and never keeps names apart that a detector takes for
 // one: ecosystems differ in what they ignore (case, `_` for `-`, a URL's scheme and
-// ending), and module streams stand before the name (`nodejs:12::npm`).
+// ending), and module streams stand before the name (`nodejs:12::npm`). What a
+// detector makes of a name, it folds like the name itself.
 func PackageKey(name string) string {
 	if i := strings.LastIndex(name, "::"); i >= 0 {
 		name = name[i+2:]
 	}
-	name = strings.ToLower(strings.TrimSpace(name))
-	name = strings.TrimSuffix(strings.TrimPrefix(name, "https://"), ".git")
-	return strings.ReplaceAll(name, "_", "-")
+	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
+	for { // a detector takes off one layer, and what it looks for may have another
+		inner := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(name), "https://"), ".git")
+		if inner == name {
+			return name
+		}
+		name = inner
+	}
 }
 
 // TypeKey is the key of all components of an OS family or a language type
