@@ -52,5 +52,6 @@ type Fleet interface {
 	ComponentsByKey(ctx context.Context, keys []string) iter.Seq2[pratique.Component, error]
 	ComponentsByVulnerability(ctx context.Context, ids []string) iter.Seq2[pratique.Component, error]
 	AllComponents(ctx context.Context) iter.Seq2[pratique.Component, error]
+	Strays(ctx context.Context, e pratique.Engine) iter.Seq2[pratique.Component, error]
 	ImagesWith(ctx context.Context, ids []pratique.ComponentID) ([]digest.Digest, error)
 }

@@ -39,6 +39,12 @@ type Fleet interface {
 	ComponentsByVulnerability(ctx context.Context, ids []string) iter.Seq2[pratique.Component, error]
 	// AllComponents yields all, in the same way.
 	AllComponents(ctx context.Context) iter.Seq2[pratique.Component, error]
+	// Strays yields, in the same way, the components of which what is stored was said
+	// by an engine begun after Current and before e, the latest: everything was to
+	// become current with it, and never did. Nothing that compares Current with e
+	// tells that they have to be matched again. If e is not the latest begun, the
+	// error wraps ErrSuperseded.
+	Strays(ctx context.Context, e pratique.Engine) iter.Seq2[pratique.Component, error]
 	// ImagesWith returns the images that hold one of these components, in order of
 	// digest. None is an empty list.
 	ImagesWith(ctx context.Context, ids []pratique.ComponentID) ([]digest.Digest, error)
