@@ -486,6 +486,7 @@ func (f *fort) copyOf(t *testing.T, repo string) v1.Image { return f.pull(t, rep
 // something else; a fact that one door does not know. Every part of every image
 // is asked for by every name, and no byte of it may come.
 func TestBypassPolicy(t *testing.T) {
+	t.Parallel()
 	f, attempts := fortify(t)
 	requests := 0
 	for _, a := range attempts {
@@ -516,6 +517,7 @@ func TestBypassPolicy(t *testing.T) {
 // TestBypassGraceUnscanned: what a rule let through before its first scan was not
 // served before the findings of that scan, and has no grace from them.
 func TestBypassGraceUnscanned(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	f := &fort{siege: &siege{u: u, secrets: secrets{}}, bad: u.Child(t, images.Vulnerable, "amd64"), words: []string{"{host}", u.Addr}}
 	f.plant(t, f.make(t, "early"), "early", "demo/early:1.0")

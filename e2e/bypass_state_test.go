@@ -49,6 +49,7 @@ func (s *siege) assault(t *testing.T) {
 // TestBypassRuleThatCameLater: what was cached and served under an older policy
 // is refused at every door under the new one, without the upstream too.
 func TestBypassRuleThatCameLater(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	s := lay(t, u, Options{Extra: openPolicy(t), TagTTL: "1h"})
 	for _, c := range []pullCase{{sample: images.Vulnerable}, {sample: images.Mixed}} {
@@ -73,6 +74,7 @@ func TestBypassRuleThatCameLater(t *testing.T) {
 // TestBypassWhileItIsScanned: all doors are tried without pause from before the
 // first byte is fetched until the verdict stands.
 func TestBypassWhileItIsScanned(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	s := lay(t, u, Options{Hold: 200 * time.Millisecond})
 	u.SlowBlobs(time.Second)
@@ -103,6 +105,7 @@ func TestBypassWhileItIsScanned(t *testing.T) {
 // is served by a Pratique that has nothing to match with, and one that lost it
 // keeps to its verdicts.
 func TestBypassWithoutDatabase(t *testing.T) {
+	t.Parallel()
 	whole, err := os.ReadFile(filepath.Join(root(t), demoDatabase))
 	if err != nil {
 		t.Fatal(err)
@@ -179,6 +182,7 @@ func spoil(t *testing.T, dir string, content []byte) {
 // TestBypassTagThatMoves: upstream's tag moves from an image that may be had to
 // one that may not, between a client's HEAD and its GET.
 func TestBypassTagThatMoves(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	push := func(sample string) {
 		t.Helper()

@@ -149,6 +149,7 @@ func attempts() []attempt {
 // TestBypass tries every door. Each answer is searched for content, and the
 // upstream's record for what it should not have seen.
 func TestBypass(t *testing.T) {
+	t.Parallel()
 	s := besiege(t)
 	all := attempts()
 	requests := 0
@@ -184,6 +185,7 @@ func TestBypass(t *testing.T) {
 // is seen. A gate that refuses everything, or a search that finds nothing, would
 // pass the test above.
 func TestBypassControl(t *testing.T) {
+	t.Parallel()
 	s := besiege(t)
 	s.secrets.addImage(t, "clean image", s.u.Child(t, "demo/clean:1.0", "amd64"))
 	for _, request := range []string{

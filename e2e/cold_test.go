@@ -81,6 +81,7 @@ func TestColdPullThatOutlastsTheHold(t *testing.T) {
 // containerd takes the refusal for content: after Pratique it asks the upstream
 // for a blob with the digest of what it was sent, which is not there.
 func TestMirrorThatIsNotClosed(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	start := func(t *testing.T, o Options) Client {
 		p := StartPratique(t, u, o)

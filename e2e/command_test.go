@@ -16,6 +16,7 @@ import (
 
 // TestCheck: exit codes and JSON are contracts with scripts.
 func TestCheck(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{})
 	tests := map[string]struct {

@@ -27,6 +27,7 @@ var (
 // mode. It is judged by its table: after printing that, it panics for want of
 // tests that push.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{})
 	mirror := httptest.NewServer(namespaced(p, "docker.io"))

@@ -132,6 +132,7 @@ func TestDrainHasALimit(t *testing.T) {
 
 // TestReloadBySignal: the real binary takes SIGHUP for what it is.
 func TestReloadBySignal(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{})
 	pullCase{sample: images.Clean}.check(t, newCrane(t, p), u)

@@ -61,6 +61,7 @@ func byContainerd(u *Upstream) func() []string {
 // nothing past Pratique: not what is refused, not what is not decided, not what
 // it has in its own store since it was allowed.
 func TestOpenMirror(t *testing.T) {
+	t.Parallel()
 	for _, node := range openNodes {
 		if node.slow && os.Getenv("E2E_CLIENTS") != "all" {
 			continue
@@ -126,6 +127,7 @@ func TestOpenMirror(t *testing.T) {
 // TestOpenMirrorOfNoHead: clients that never ask by HEAD are not held. When this
 // fails they have changed, and docs/clients.md is to say so.
 func TestOpenMirrorOfNoHead(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{})
 	for _, client := range clients {

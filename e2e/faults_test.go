@@ -58,6 +58,7 @@ func pushWith(t testing.TB, u *Upstream, name string, mediaType types.MediaType,
 // TestLayersThatAreGarbage: what is not what its media type says, or not whole,
 // is a failed scan that says so, and is refused; not an image without findings.
 func TestLayersThatAreGarbage(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{})
 	whole := fileLayer(t, 1, 100_000)
@@ -106,6 +107,7 @@ func TestLayersThatAreGarbage(t *testing.T) {
 // TestUpstreamsDown: Pratique starts without them, says what is the matter, and
 // what was pulled before goes on being served.
 func TestUpstreamsDown(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{TagTTL: "0s"})
 	manifest := "/v2/docker.io/" + strings.Replace(images.Clean, ":", "/manifests/", 1)

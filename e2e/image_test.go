@@ -15,6 +15,7 @@ import (
 // no registry to take golang: from, so the base is made here: busybox, and a `go`
 // that hands out the binaries that are built already.
 func TestImage(t *testing.T) {
+	t.Parallel()
 	dir := workdir(t, "image")
 	busybox := need(t, "busybox")
 	p := &Podman{need(t, "podman"), dir, "/dev/null"}

@@ -38,6 +38,7 @@ func listing(t *testing.T, u *Upstream, lists map[string]string) *Upstream {
 
 // TestTagsList holds tags/list to distribution-spec 1.1, "Listing Tags".
 func TestTagsList(t *testing.T) {
+	t.Parallel()
 	u := listing(t, StartUpstream(t), map[string]string{
 		"/v2/demo/many/tags/list":  `{"name":"demo/many","tags":["1.0","1.1","1.10","2.0","latest"]}`,
 		"/v2/demo/empty/tags/list": `{"name":"demo/empty","tags":[]}`,
@@ -137,6 +138,7 @@ func referrersIndex(manifests ...string) string {
 
 // TestReferrers holds referrers to distribution-spec 1.1, "Listing Referrers".
 func TestReferrers(t *testing.T) {
+	t.Parallel()
 	stock := StartUpstream(t)
 	clean, multi, bad := stock.Digest(t, images.Clean), stock.Digest(t, images.MultiArch), stock.Digest(t, images.Vulnerable)
 	u := listing(t, stock, map[string]string{

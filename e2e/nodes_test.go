@@ -195,6 +195,7 @@ func past(u *Upstream) []string {
 // node gets what is allowed, and nothing past Pratique: not what is refused, not
 // what it has in its own store since it was allowed, not when Pratique is gone.
 func TestNodesConfig(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	pushCanary(t, u)
 	shipped, err := os.ReadFile("../configs/policies/default.yaml")
@@ -301,6 +302,7 @@ var openings = []struct {
 // cannot use without a word, and asks the registry itself. For localhost it does
 // so by http, so that here the registry is there to answer.
 func TestNodesDoctorFindsIgnoredFiles(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	pushCanary(t, u)
 	p := StartPratique(t, u, Options{})
@@ -375,6 +377,7 @@ func rewrite(t testing.TB, path, old, text string) {
 // TestNodesDoctorFindsOpenNodes: by the files and, where a closed node's files
 // are shown to it instead, by the canary that it gets to see.
 func TestNodesDoctorFindsOpenNodes(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	pushCanary(t, u)
 	p := StartPratique(t, u, Options{}) // with the bare HEAD, which must not hide it

@@ -31,6 +31,7 @@ import (
 // server: a line that one of the two lacks would show as an error that says
 // nothing of the refusal.
 func TestNodesConfigSecured(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	pushCanary(t, u)
 	p := StartPratique(t, u, Options{})

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -162,15 +163,33 @@ func need(t testing.TB, command string) string {
 	return p
 }
 
-// freeAddr is a loopback address that nobody listens on.
+// ports are handed out one after another, below those that the kernel picks for
+// connections: a port that it picks and that is given back may be another's before
+// the server listens on it.
+var ports = struct {
+	sync.Mutex
+	next int
+}{next: 10_000 + os.Getpid()%10_000}
+
+// freeAddr is a loopback address that nobody listens on, and that no other test of
+// this run gets.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	ports.Lock()
+	defer ports.Unlock()
+	for range 10_000 {
+		if ports.next++; ports.next >= 32_000 {
+			ports.next = 10_000
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", ports.next))
+		if err != nil {
+			continue
+		}
+		defer func() { _ = l.Close() }()
+		return l.Addr().String()
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	t.Fatal("no port is free on loopback")
+	return ""
 }
 
 // answers is a readiness check: url answers 200.

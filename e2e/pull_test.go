@@ -81,6 +81,7 @@ func (c pullCase) check(t *testing.T, cl Client, u *Upstream) result {
 // TestPull is the matrix of clients and cases. What each client shows when it is
 // refused is in docs/clients.md.
 func TestPull(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{})
 	for _, client := range clients {
@@ -129,6 +130,7 @@ func knownSilent(client string, c pullCase) bool { return false }
 // TestSecondPull: what was decided once costs no upstream content and no scan,
 // is answered without the upstream, and after a restart too.
 func TestSecondPull(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{TagTTL: "0s"})
 	work := func() [3]float64 {

@@ -13,6 +13,7 @@ import (
 // TestVerdictsAreRecalled: the server is wired so that a warm pull is decided
 // from memory, whatever way leads to it, and what is refused stays refused.
 func TestVerdictsAreRecalled(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{})
 	for _, c := range []struct {

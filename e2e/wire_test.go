@@ -20,6 +20,7 @@ func manifestPath(sample string) string {
 // TestHead: HEAD of what may be had carries digest and length; of what may not,
 // or is not decided, it is bare, so that a client asks by GET and is told.
 func TestHead(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	bare, plain := StartPratique(t, u, Options{}), StartPratique(t, u, Options{Head: "403"})
 	for _, p := range []*Pratique{bare, plain} {
@@ -72,6 +73,7 @@ func TestHead(t *testing.T) {
 // TestRefusalIsReadable: one line with the finding, what fixes it and the
 // verdict up front, and the same in a form for programs.
 func TestRefusalIsReadable(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{})
 	res, body := p.Do(t, http.MethodGet, manifestPath(images.Vulnerable), nil)
@@ -113,6 +115,7 @@ func TestRefusalIsReadable(t *testing.T) {
 // TestUnknownUpstream: nothing but what is configured is dialled, and the answer
 // says what is.
 func TestUnknownUpstream(t *testing.T) {
+	t.Parallel()
 	u := StartUpstream(t)
 	p := StartPratique(t, u, Options{})
 	for _, path := range []string{
