@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 	"scanner/worker":   {".", "scanner"},
 	"scheduler":        {".", "store"},
 	"notify":           {".", "store"},
+	"notify/hook":      {".", "store"},
 	"proxy":            {".", "policy", "store"},
 	"proxy/upstream":   {".", "proxy"},
 	"evidence":         {".", "policy", "store"},
