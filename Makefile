@@ -91,7 +91,7 @@ clean: ## remove what was built and what `make run` kept
 	rm -rf bin dist var
 
 # The Go command knows best what is stale, so these are always asked for.
-.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/testsum bin/crane bin/registry bin/criclient bin/conformance bin/containerd17 bin/containerd2 bin/dockerd bin/cosign
+.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/fleet bin/testsum bin/crane bin/registry bin/criclient bin/conformance bin/containerd17 bin/containerd2 bin/dockerd bin/cosign
 bin/pratique:
 	@$(RELEASE) -o $@ ./cmd/pratique
 
@@ -100,6 +100,9 @@ bin/pratique-analyzer:
 
 bin/demo:
 	@$(RELEASE) -o $@ ./tools/demo
+
+bin/fleet:
+	@$(RELEASE) -o $@ ./tools/fleet
 
 bin/testsum:
 	@$(RELEASE) -o $@ ./tools/testsum
