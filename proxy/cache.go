@@ -44,6 +44,9 @@ type CacheConfig struct {
 	// ManifestMemory bounds the bytes of manifests kept in memory. If zero,
 	// 32 MiB.
 	ManifestMemory int64
+	// DiskFull is told when a write failed for want of space, and reports whether
+	// room will be made. It must not block. If nil, none is.
+	DiskFull func() bool
 	// Log; if nil, slog.Default().
 	Log *slog.Logger
 	// Metrics; if nil, none.
@@ -145,21 +148,30 @@ func (c *Cache) upstream(ref pratique.Ref) (Upstream, error) {
 // what is cached goes on being served.
 func (c *Cache) storage(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		c.sayFull(err)
 		e := Unavailable(http.StatusServiceUnavailable, "the disk of the cache is full: %w", err)
 		e.Message = "the disk of the cache is full" // without the path
 		e.RetryAfter = time.Minute
+		room := c.cfg.DiskFull != nil && c.cfg.DiskFull()
+		if room {
+			e.RetryAfter = 5 * time.Second
+		}
+		c.sayFull(err, room)
 		return e
 	}
 	return fmt.Errorf("cache: %w", err)
 }
 
 // sayFull logs a full disk once a minute, and not once a request.
-func (c *Cache) sayFull(err error) {
+func (c *Cache) sayFull(err error, room bool) {
 	now, last := c.cfg.Now().UnixNano(), c.full.Load()
-	if now-last >= int64(time.Minute) && c.full.CompareAndSwap(last, now) {
-		c.cfg.Log.Error("The cache's disk is full: what is cached is served, nothing new can be pulled", "err", err)
+	if now-last < int64(time.Minute) || !c.full.CompareAndSwap(last, now) {
+		return
 	}
+	if room {
+		c.cfg.Log.Error("The cache's disk is full before cache.maxSize is reached; room is made", "err", err)
+		return
+	}
+	c.cfg.Log.Error("The cache's disk is full: what is cached is served, nothing new can be pulled", "err", err)
 }
 
 // once does work once for all who ask for key at the same time. The work is

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -40,11 +42,11 @@ func (c *Cache) blob(ctx context.Context, r Request) (Blob, error) {
 	if err != nil {
 		return Blob{}, err
 	}
+	from := origin{key: r.Ref.Repository(), repo: r.Ref.Repo, up: up}
 	size, err := c.blobs.Stat(ctx, d)
 	if err == nil {
 		return Blob{Digest: d, Size: size, Hit: true, Open: func(offset int64) (io.ReadCloser, error) {
-			body, _, err := c.blobs.Open(ctx, d, offset)
-			return body, err
+			return c.open(ctx, from, d, size, offset)
 		}}, nil
 	}
 	if !errors.Is(err, pratique.ErrNotFound) {
@@ -57,14 +59,9 @@ func (c *Cache) blob(ctx context.Context, r Request) (Blob, error) {
 	if want > c.cfg.MaxBlobSize {
 		return Blob{}, c.tooLarge(d, want)
 	}
-	from := origin{key: r.Ref.Repository(), repo: r.Ref.Repo, up: up}
 	if r.Head && want >= 0 {
 		return Blob{Digest: d, Size: want, Open: func(offset int64) (io.ReadCloser, error) {
-			t, err := c.transfer(ctx, from, d, want)
-			if err != nil {
-				return nil, err
-			}
-			return t.reader(ctx, offset)
+			return c.open(ctx, from, d, want, offset)
 		}}, nil
 	}
 	t, err := c.transfer(ctx, from, d, want)
@@ -72,8 +69,43 @@ func (c *Cache) blob(ctx context.Context, r Request) (Blob, error) {
 		return Blob{}, err
 	}
 	return Blob{Digest: d, Size: t.size, Open: func(offset int64) (io.ReadCloser, error) {
-		return t.reader(ctx, offset)
+		body, err := t.reader(ctx, offset)
+		if errors.Is(err, errEvicted) {
+			return c.open(ctx, from, d, want, offset)
+		}
+		return body, err
 	}}, nil
+}
+
+// errEvicted: the blob was stored, and was removed to make room before it could be
+// opened.
+var errEvicted = errors.New("removed to make room")
+
+// maxFetches is how often a blob that is gone as soon as it is stored is fetched
+// again for one reader. A cache that is smaller than what is pulled at a time is
+// slow, not wrong; but nobody is to wait for ever.
+const maxFetches = 5
+
+// open returns a reader over the stored blob, or behind its transfer. What is
+// stored may be removed to make room at any time until it is open: then it is
+// fetched again.
+func (c *Cache) open(ctx context.Context, from origin, d digest.Digest, want, offset int64) (io.ReadCloser, error) {
+	for range maxFetches {
+		body, _, err := c.blobs.Open(ctx, d, offset)
+		if !errors.Is(err, pratique.ErrNotFound) {
+			return body, err
+		}
+		t, err := c.transfer(ctx, from, d, want)
+		if err != nil {
+			return nil, err
+		}
+		if body, err = t.reader(ctx, offset); !errors.Is(err, errEvicted) {
+			return body, err
+		}
+	}
+	e := Unavailable(http.StatusServiceUnavailable, "%s was removed to make room before it could be read: %w", d, errEvicted)
+	e.RetryAfter = 5 * time.Second
+	return nil, e
 }
 
 // OpenBlob implements scanner.Layers: a reader over the stored blob or behind
@@ -89,14 +121,19 @@ func (c *Cache) OpenBlob(ctx context.Context, ref pratique.Ref, d pratique.Descr
 		if d.Size > c.cfg.MaxBlobSize {
 			return nil, c.tooLarge(d.Digest, d.Size)
 		}
-		t, err := c.transfer(ctx, origin{key: ref.Repository(), repo: ref.Repo, up: up}, d.Digest, d.Size)
+		from := origin{key: ref.Repository(), repo: ref.Repo, up: up}
+		t, err := c.transfer(ctx, from, d.Digest, d.Size)
 		if err != nil {
 			return nil, err
 		}
 		if t.size >= 0 && t.size != d.Size {
 			return nil, sizeLie(d, t.size)
 		}
-		return t.reader(ctx, 0)
+		body, err := t.reader(ctx, 0)
+		if errors.Is(err, errEvicted) {
+			return c.open(ctx, from, d.Digest, d.Size, 0)
+		}
+		return body, err
 	} else if err != nil {
 		return nil, c.storage(err)
 	}
@@ -267,7 +304,8 @@ func (t *transfer) errorOf(from origin, err error) error {
 	return err
 }
 
-// reader follows the transfer, or opens the stored blob.
+// reader follows the transfer, or opens the stored blob; errEvicted when that is
+// gone again.
 func (t *transfer) reader(ctx context.Context, offset int64) (io.ReadCloser, error) {
 	if t.spool != nil {
 		r, err := t.spool.NewReader(ctx, offset)
@@ -277,9 +315,14 @@ func (t *transfer) reader(ctx context.Context, offset int64) (io.ReadCloser, err
 			return r, err
 		case errors.Is(err, store.ErrMismatch): // the spool found it out before run did
 			return nil, wrongBytes(t.digest, err)
+		case errors.Is(err, pratique.ErrNotFound):
+			return nil, fmt.Errorf("%w: %w", errEvicted, err)
 		}
 		return nil, t.cache.storage(err)
 	}
 	body, _, err := t.cache.blobs.Open(ctx, t.digest, offset)
+	if errors.Is(err, pratique.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %w", errEvicted, err)
+	}
 	return body, err
 }

@@ -54,6 +54,10 @@ type Blobs struct {
 	// still, and alone while an old one is removed: what is removed as old has not
 	// just arrived again.
 	arrivals sync.RWMutex
+
+	ledger    ledger
+	measuring sync.Mutex
+	holds     holds
 }
 
 // steps are the operations on files by which a blob becomes durable. Whatever
@@ -64,6 +68,8 @@ type steps struct {
 	makeDir func(dir string) error
 	rename  func(from, to string) error
 	syncDir func(dir string) error
+	// remove takes a blob away again, by its path in the driver's name space.
+	remove func(ctx context.Context, path string) error
 }
 
 // blobsPath is the folder of all blobs in the driver's name space.
@@ -107,6 +113,7 @@ func OpenBlobs(ctx context.Context, cfg BlobsConfig) (*Blobs, error) {
 	if b.driver, err = factory.Create(ctx, cfg.Driver, cfg.Parameters); err != nil {
 		return nil, fmt.Errorf("storage driver %s: %w", cfg.Driver, err)
 	}
+	b.steps.remove = b.driver.Delete
 	if b.spool, err = openSpoolDir(spool); err != nil {
 		return nil, err
 	}
@@ -179,18 +186,7 @@ func (b *Blobs) Open(ctx context.Context, d digest.Digest, offset int64) (io.Rea
 		return nil, 0, err
 	}
 	if b.root == "" {
-		info, err := b.driver.Stat(ctx, path)
-		if err != nil {
-			return nil, 0, wrap(d, err)
-		}
-		if offset < 0 || offset > info.Size() {
-			return nil, 0, fmt.Errorf("blob %s: %w offset %d of %d bytes", d, pratique.ErrInvalid, offset, info.Size())
-		}
-		if offset == info.Size() { // some drivers refuse a range of nothing
-			return io.NopCloser(bytes.NewReader(nil)), info.Size(), nil
-		}
-		r, err := b.driver.Reader(ctx, path, offset)
-		return r, info.Size(), wrap(d, err)
+		return b.openHeld(ctx, d, path, offset)
 	}
 	f, err := os.Open(filepath.Join(b.root, path))
 	if err != nil {
@@ -207,6 +203,36 @@ func (b *Blobs) Open(ctx context.Context, d digest.Digest, offset int64) (io.Rea
 		return nil, 0, errors.Join(wrap(d, err), f.Close())
 	}
 	return f, info.Size(), nil
+}
+
+// openHeld opens a blob of a driver that is not the filesystem's; it is not
+// removed to make room before the reader is closed.
+func (b *Blobs) openHeld(ctx context.Context, d digest.Digest, path string, offset int64) (_ io.ReadCloser, size int64, err error) {
+	release, err := b.holds.hold(ctx, d)
+	if err != nil {
+		return nil, 0, fmt.Errorf("blob %s: %w", d, err)
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	info, err := b.driver.Stat(ctx, path)
+	if err != nil {
+		return nil, 0, wrap(d, err)
+	}
+	if offset < 0 || offset > info.Size() {
+		return nil, 0, fmt.Errorf("blob %s: %w offset %d of %d bytes", d, pratique.ErrInvalid, offset, info.Size())
+	}
+	if offset == info.Size() { // some drivers refuse a range of nothing
+		release()
+		return io.NopCloser(bytes.NewReader(nil)), info.Size(), nil
+	}
+	r, err := b.driver.Reader(ctx, path, offset)
+	if err != nil {
+		return nil, 0, wrap(d, err)
+	}
+	return heldReader{r, release}, info.Size(), nil
 }
 
 // ReadAll returns the bytes of a small blob, checked against the digest again:
@@ -255,7 +281,11 @@ func (b *Blobs) Delete(ctx context.Context, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	return wrap(d, b.driver.Delete(ctx, path))
+	if err := wrap(d, b.steps.remove(ctx, path)); err != nil {
+		return err
+	}
+	b.ledger.gone(d, false)
+	return nil
 }
 
 // Walk calls f for every blob, in no particular order, until f fails. Blobs

@@ -1,6 +1,9 @@
 package store
 
-import "os"
+import (
+	"context"
+	"os"
+)
 
 // ReplaceFile makes s write to f.
 func ReplaceFile(s *Spool, f *os.File) {
@@ -9,7 +12,7 @@ func ReplaceFile(s *Spool, f *os.File) {
 }
 
 // FailStep makes b call fail around the operation of that name (sync, makedir,
-// rename, syncdir) instead of doing it; fail may do it by calling do.
+// rename, syncdir, remove) instead of doing it; fail may do it by calling do.
 func FailStep(b *Blobs, name string, fail func(do func() error) error) {
 	switch s := b.steps; name {
 	case "sync":
@@ -20,6 +23,10 @@ func FailStep(b *Blobs, name string, fail func(do func() error) error) {
 		b.steps.rename = func(from, to string) error { return fail(func() error { return s.rename(from, to) }) }
 	case "syncdir":
 		b.steps.syncDir = func(dir string) error { return fail(func() error { return s.syncDir(dir) }) }
+	case "remove":
+		b.steps.remove = func(ctx context.Context, path string) error {
+			return fail(func() error { return s.remove(ctx, path) })
+		}
 	default:
 		panic(name)
 	}

@@ -157,7 +157,7 @@ func (o *Orphans) remove(ctx context.Context, batch []aged, before time.Time) (r
 	for _, d := range orphans {
 		var gone bool
 		err := o.links.Discard(ctx, d, func() (err error) {
-			gone, err = o.blobs.deleteBefore(ctx, d, before)
+			gone, err = o.blobs.deleteBefore(ctx, d, before, false)
 			return err
 		})
 		if gone {
@@ -173,8 +173,8 @@ func (o *Orphans) remove(ctx context.Context, batch []aged, before time.Time) (r
 }
 
 // deleteBefore removes a blob that was stored before that time, and reports
-// whether it did.
-func (b *Blobs) deleteBefore(ctx context.Context, d digest.Digest, before time.Time) (bool, error) {
+// whether it did. evicted says that it is removed to make room.
+func (b *Blobs) deleteBefore(ctx context.Context, d digest.Digest, before time.Time, evicted bool) (bool, error) {
 	path, err := blobPath(d)
 	if err != nil {
 		return false, err
@@ -183,12 +183,16 @@ func (b *Blobs) deleteBefore(ctx context.Context, d digest.Digest, before time.T
 	defer b.arrivals.Unlock()
 	info, err := b.driver.Stat(ctx, path)
 	if err = wrap(d, err); errors.Is(err, pratique.ErrNotFound) {
+		b.ledger.gone(d, evicted)
 		return false, nil
 	} else if err != nil || !info.ModTime().Before(before) {
 		return false, err
 	}
-	err = wrap(d, b.driver.Delete(ctx, path))
-	return err == nil, err
+	if err := wrap(d, b.steps.remove(ctx, path)); err != nil {
+		return false, err
+	}
+	b.ledger.gone(d, evicted)
+	return true, nil
 }
 
 // arrive makes a verified spool file visible under its name.

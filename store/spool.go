@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -121,9 +122,15 @@ func (s *Spool) persist(ctx context.Context) error {
 	// removes. A crash after it: the content was synced before, so the name, if
 	// it survives, leads to the right bytes.
 	if s.blobs.root == "" {
+		release, err := s.blobs.holds.hold(ctx, s.digest)
+		if err != nil {
+			return err
+		}
+		defer release()
 		if err := s.blobs.upload(ctx, s.digest, s.path, s.Size()); err != nil {
 			return err
 		}
+		s.blobs.ledger.arrived(s.digest, s.Size(), time.Now())
 		if err := s.done(func() error { return nil }); err != nil {
 			return err
 		}
@@ -143,6 +150,7 @@ func (s *Spool) persist(ctx context.Context) error {
 	if err := s.done(func() error { return s.blobs.arrive(s.path, final) }); err != nil {
 		return err
 	}
+	s.blobs.ledger.arrived(s.digest, s.Size(), time.Now())
 	return errors.Join(s.file.Close(), s.blobs.steps.syncDir(filepath.Dir(final)))
 }
 

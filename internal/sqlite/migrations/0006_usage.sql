@@ -1,1 +1,2 @@
--- Schema 6: the use of blobs, for eviction.
+-- Schema 6 changes nothing: the use of blobs is read out of images, served,
+-- children, holders and tags as they are (usage.go).

@@ -1,0 +1,113 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+)
+
+// holds are the blobs that are read or written now, where a file that is open
+// does not outlive its removal: all storage drivers but the filesystem's. Only
+// this process's are known: a replica that reads what another one removes gets a
+// reader that breaks off, and asks again.
+type holds struct {
+	mu       sync.Mutex
+	held     map[digest.Digest]int
+	removing map[digest.Digest]chan struct{} // closed when it is over
+}
+
+// hold keeps a blob from being removed until release is called. It waits for a
+// removal that has begun.
+func (h *holds) hold(ctx context.Context, d digest.Digest) (release func(), err error) {
+	for {
+		h.mu.Lock()
+		over, ok := h.removing[d]
+		if !ok {
+			if h.held == nil {
+				h.held = make(map[digest.Digest]int)
+			}
+			h.held[d]++
+			h.mu.Unlock()
+			return sync.OnceFunc(func() {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				if h.held[d]--; h.held[d] == 0 {
+					delete(h.held, d)
+				}
+			}), nil
+		}
+		h.mu.Unlock()
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// remove begins a removal, unless somebody holds the blob or removes it.
+func (h *holds) remove(d digest.Digest) (done func(), ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, busy := h.removing[d]; busy || h.held[d] > 0 {
+		return nil, false
+	}
+	if h.removing == nil {
+		h.removing = make(map[digest.Digest]chan struct{})
+	}
+	over := make(chan struct{})
+	h.removing[d] = over
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.removing, d)
+		close(over)
+	}, true
+}
+
+// heldReader holds its blob until it is closed.
+type heldReader struct {
+	io.ReadCloser
+	release func()
+}
+
+func (r heldReader) Close() error {
+	defer r.release()
+	return r.ReadCloser.Close()
+}
+
+// evict removes a blob that was stored before that time, and reports whether it
+// did. Readers keep what they have open; one who comes now does not find it and
+// fetches it again. A crash leaves it there or not: there is nothing in between.
+func (b *Blobs) evict(ctx context.Context, d digest.Digest, before time.Time) (bool, error) {
+	if b.root != "" {
+		return b.deleteBefore(ctx, d, before, true)
+	}
+	done, ok := b.holds.remove(d)
+	if !ok {
+		return false, nil
+	}
+	defer done()
+	path, err := blobPath(d)
+	if err != nil {
+		return false, err
+	}
+	info, err := b.driver.Stat(ctx, path)
+	if err = wrap(d, err); errors.Is(err, pratique.ErrNotFound) {
+		b.ledger.gone(d, true)
+		return false, nil
+	} else if err != nil || !info.ModTime().Before(before) {
+		return false, err
+	}
+	if err := wrap(d, b.driver.Delete(ctx, path)); err != nil {
+		return false, err
+	}
+	b.ledger.gone(d, true)
+	return true, nil
+}
