@@ -93,6 +93,9 @@ type Config struct {
 	Exceptions Exceptions
 	// Events are listed and sent again.
 	Events Events
+	// Hooks answers everything below /hooks/, where registries call. It decides itself
+	// who may. If nil, there is nothing.
+	Hooks http.Handler
 
 	// Upstreams tells which registries a reference may name. If nil, none.
 	Upstreams Upstreams
@@ -133,7 +136,7 @@ func New(cfg Config) http.Handler {
 		cfg.Metrics = prometheus.NewRegistry()
 	}
 	s := &server{Config: cfg}
-	return s.recovering(guard(cfg.Hosts, s.routes()))
+	return beside(cfg.Hooks, s.recovering(guard(cfg.Hosts, s.routes())))
 }
 
 // routes is the whole surface of the admin listener.

@@ -43,6 +43,9 @@ the machine otherwise: directories and addresses are found out at the start.`,
 				if err := checkSinks(cfg); err != nil {
 					return err
 				}
+				if err := checkHooks(cfg); err != nil {
+					return err
+				}
 				return printConfig(c, args[0], cfg, policies.Version())
 			}
 		},

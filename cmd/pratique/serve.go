@@ -163,6 +163,11 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	parts.Add(events.parts...)
+	hooks, err := newHooks(ctx, cfg, state, cache, front, log, metrics)
+	if err != nil {
+		return err
+	}
+	parts.Add(hooks.parts...)
 	reload := newReloader(p, front, fetch)
 	parts.Add(
 		rungroup.Part{Name: "reload", Run: func(ctx context.Context) error { return reload.run(ctx, p.hangup) }},
@@ -170,7 +175,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	)
 	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
 		Gate: front, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Reloader: reload, Upstreams: front,
-		Verdicts: state, Exceptions: front.facts.exceptions, Events: events,
+		Verdicts: state, Exceptions: front.facts.exceptions, Events: events, Hooks: hooks.admin,
 		Simulator: &simulator{live: front, pulls: state, content: state},
 		Probes:    probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,

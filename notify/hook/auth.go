@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -24,6 +25,9 @@ type prover interface {
 	late(r *http.Request, body []byte) (authentic, ok bool)
 }
 
+// minSecret is what a secret has at least.
+const minSecret = 16
+
 // newProver makes what Receiver.Auth names.
 func newProver(r Receiver, cfg Config) (prover, error) {
 	if r.Auth == OIDC {
@@ -31,6 +35,9 @@ func newProver(r Receiver, cfg Config) (prover, error) {
 	}
 	if len(r.Secret) == 0 {
 		return nil, errors.New("no secret: a hook without one would be anybody's")
+	}
+	if len(r.Secret) < minSecret {
+		return nil, fmt.Errorf("a secret of fewer than %d characters can be guessed; take `openssl rand -hex 32`", minSecret)
 	}
 	switch r.Auth {
 	case HMAC:
@@ -114,7 +121,7 @@ type tokens struct {
 
 func newTokens(r Receiver, cfg Config) (prover, error) {
 	switch {
-	case cfg.Keys == nil:
+	case r.Keys == nil:
 		return nil, errors.New("keys that sign tokens cannot be fetched here")
 	case r.Audience == "" || r.Account == "":
 		return nil, errors.New("no audience or no account: every user of that cloud could call")
@@ -127,7 +134,7 @@ func newTokens(r Receiver, cfg Config) (prover, error) {
 		return nil, errors.New("the URL of the keys is none")
 	}
 	ctx := oidc.ClientContext(context.Background(), &http.Client{
-		Transport: &keyFetcher{next: cfg.Keys, now: cfg.Now}, Timeout: 10 * time.Second,
+		Transport: &keyFetcher{next: r.Keys, now: cfg.Now}, Timeout: 10 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	})
 	return &tokens{account: r.Account, verifier: oidc.NewVerifier(googleIssuer, oidc.NewRemoteKeySet(ctx, at), &oidc.Config{

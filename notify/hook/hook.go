@@ -71,6 +71,8 @@ type Receiver struct {
 	// Audience and Account are those of the token, for Auth OIDC; KeysURL is where the
 	// keys are had, if empty Google's.
 	Audience, Account, KeysURL string
+	// Keys fetches those keys.
+	Keys http.RoundTripper
 	// Rate is how many calls a minute are taken. If zero, 600.
 	Rate int
 }
@@ -96,8 +98,6 @@ const (
 
 // Config adjusts what New makes.
 type Config struct {
-	// Keys fetches the keys that sign OIDC tokens. If nil, such receivers are refused.
-	Keys http.RoundTripper
 	// Now is the clock. If nil, time.Now.
 	Now func() time.Time
 	// Log receives calls that are turned away, a few a minute of each hook. If nil,
