@@ -37,10 +37,14 @@ type Queue interface {
 	// Push opens a job. One that is open already for the digest is kept; its
 	// priority is raised to p and its NotBefore lowered to now if p is PriorityPull.
 	Push(ctx context.Context, ref pratique.Ref, p Priority, now time.Time) error
-	// Take leases the most urgent job that nobody holds (oldest first within a
-	// priority) until now+lease. None is pratique.ErrNotFound. A job whose lease
-	// ran out, or whose holder is known to be dead, is taken again.
-	Take(ctx context.Context, now time.Time, lease time.Duration) (Job, error)
+	// Take leases the most urgent job that nobody holds until now+lease: one of a
+	// priority in only, if any are given, and of none that is paused (Pauses). Within
+	// a priority repositories take turns: however many jobs a repository opened, one
+	// of another that is opened later waits for about one of each repository, and for
+	// the older ones of its own. A job that failed goes to the end of its
+	// repository's. None is pratique.ErrNotFound. A job whose lease ran out, or whose
+	// holder is known to be dead, is taken again.
+	Take(ctx context.Context, now time.Time, lease time.Duration, only ...Priority) (Job, error)
 	// Renew moves the end of the job's lease to until. A job that is closed, or
 	// whose lease was taken by another, is pratique.ErrNotFound.
 	Renew(ctx context.Context, j Job, until time.Time) error

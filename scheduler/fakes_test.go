@@ -43,6 +43,7 @@ func TestFakes(t *testing.T) {
 type fakeQueue struct {
 	mu     sync.Mutex
 	jobs   []*fakeJob
+	turns  [4]int
 	leases int64
 
 	pushes int
@@ -54,6 +55,18 @@ type fakeQueue struct {
 type fakeJob struct {
 	scheduler.Job
 	until time.Time
+	turn  int
+}
+
+// nextTurn is the turn of a job opened now.
+func (q *fakeQueue) nextTurn(ref pratique.Ref, p scheduler.Priority) int {
+	turn := q.turns[p]
+	for _, j := range q.jobs {
+		if j.Priority == p && j.Ref.Repository() == ref.Repository() {
+			turn = max(turn, j.turn+1)
+		}
+	}
+	return turn
 }
 
 func hook(f func() error) error {
@@ -81,17 +94,19 @@ func (q *fakeQueue) Push(_ context.Context, ref pratique.Ref, p scheduler.Priori
 	}
 	j := q.find(ref.Digest)
 	if j == nil {
-		q.jobs = append(q.jobs, &fakeJob{Job: scheduler.Job{Ref: ref, Priority: p, NotBefore: now}})
+		q.jobs = append(q.jobs, &fakeJob{Job: scheduler.Job{Ref: ref, Priority: p, NotBefore: now}, turn: q.nextTurn(ref, p)})
 		return nil
 	}
-	j.Priority = min(j.Priority, p)
+	if p < j.Priority {
+		j.turn, j.Priority = q.nextTurn(j.Ref, p), p
+	}
 	if p == scheduler.PriorityPull && now.Before(j.NotBefore) {
 		j.NotBefore = now
 	}
 	return nil
 }
 
-func (q *fakeQueue) Take(_ context.Context, now time.Time, lease time.Duration) (scheduler.Job, error) {
+func (q *fakeQueue) Take(_ context.Context, now time.Time, lease time.Duration, only ...scheduler.Priority) (scheduler.Job, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.takes++
@@ -99,10 +114,13 @@ func (q *fakeQueue) Take(_ context.Context, now time.Time, lease time.Duration) 
 		return scheduler.Job{}, err
 	}
 	ready := slices.Clone(q.jobs)
-	slices.SortStableFunc(ready, func(a, b *fakeJob) int { return cmp.Compare(a.Priority, b.Priority) })
+	slices.SortStableFunc(ready, func(a, b *fakeJob) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.turn, b.turn))
+	})
 	for _, j := range ready {
-		if !j.NotBefore.After(now) && !j.until.After(now) {
+		if !j.NotBefore.After(now) && !j.until.After(now) && (len(only) == 0 || slices.Contains(only, j.Priority)) {
 			q.leases++
+			q.turns[j.Priority] = max(q.turns[j.Priority], j.turn)
 			j.Lease, j.until = q.leases, now.Add(lease)
 			return j.Job, nil
 		}
@@ -142,6 +160,7 @@ func (q *fakeQueue) Finish(_ context.Context, j scheduler.Job, failure error, re
 	}
 	if failure != nil && !retryAt.IsZero() {
 		f.Attempts++
+		f.turn = q.nextTurn(f.Ref, f.Priority)
 		f.Error, f.NotBefore, f.until = failure.Error(), retryAt, time.Time{}
 		return nil
 	}

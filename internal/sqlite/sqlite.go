@@ -20,6 +20,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,10 @@ type DB struct {
 
 	stmts  sync.Map // query → *sql.Stmt on reads
 	stamps *store.Stamps
+
+	begun  atomic.Pointer[engines] // nil: to be read
+	spoken spoken
+	joins  *joins
 }
 
 // Open opens the state file at path, makes it (mode 0600, parent directories
@@ -72,7 +77,7 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 	if err := ensure(ctx, path); err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
-	db := &DB{lock: lock, stamps: store.NewStamps(), commit: (*sql.Tx).Commit}
+	db := &DB{lock: lock, stamps: store.NewStamps(), joins: newJoins(joinsSize), commit: (*sql.Tx).Commit}
 	if db.codec, err = newCodec(); err != nil {
 		return nil, err
 	}
@@ -100,10 +105,7 @@ func (db *DB) prepare(ctx context.Context, path string) error {
 	if err := migrate(ctx, db.writes); err != nil {
 		return err
 	}
-	return db.write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE jobs SET leased_until = 0 WHERE leased_until <> 0`)
-		return err
-	})
+	return db.write(ctx, func(tx *sql.Tx) error { return releaseLeases(ctx, tx) })
 }
 
 // lockFile takes the lock that makes this process the file's only user. The
@@ -309,6 +311,7 @@ var (
 	_ store.Inventories = (*DB)(nil)
 	_ store.Components  = (*DB)(nil)
 	_ store.Reports     = (*DB)(nil)
+	_ store.Fleet       = (*DB)(nil)
 	_ store.Pulls       = (*DB)(nil)
 
 	_ store.PullLog      = (*DB)(nil)
@@ -317,5 +320,8 @@ var (
 	_ store.Attestations = (*DB)(nil)
 
 	_ scheduler.Queue   = (*DB)(nil)
+	_ scheduler.Jobs    = (*DB)(nil)
+	_ scheduler.Pauses  = (*DB)(nil)
+	_ scheduler.Runs    = (*DB)(nil)
 	_ scheduler.Catalog = (*DB)(nil)
 )

@@ -1,5 +1,5 @@
-// Package schedulertest is the conformance suite of scheduler.Queue, run by the
-// tests of every implementation.
+// Package schedulertest is the conformance suite of scheduler.Queue, and of what is
+// beside it (Jobs, Pauses, Runs), run by the tests of every implementation.
 package schedulertest
 
 import (
@@ -29,6 +29,7 @@ const lease = time.Minute
 func Queue(t *testing.T, fresh Fresh) {
 	tests := map[string]func(t *testing.T, open func() scheduler.Queue){
 		"Order": order, "UniquePerDigest": unique, "Raise": raise, "Lease": leases, "Retry": retry, "Dead": dead, "Durable": durable, "Concurrent": concurrent, "LostLease": lostLease,
+		"Fair": fair, "FairPriorities": fairPriorities, "FairRetries": fairRetries, "Only": only,
 	}
 	for name, f := range tests {
 		t.Run(name, func(t *testing.T) { f(t, fresh(t)) })
