@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,9 @@ type Config struct {
 	// Source is the source of every event: the name of this instance. If empty,
 	// "pratique".
 	Source string
+	// Link is where people reach the admin address: messages end with links there.
+	// If empty, none do.
+	Link string
 	// Attempts is after how many failed ones a delivery is given up. If zero, 24:
 	// with the delays of Backoff, half a day.
 	Attempts int
@@ -104,7 +108,7 @@ func New(box Box, sinks map[string]Sink, cfg Config) (*Notifier, error) {
 	n := &Notifier{box: box, cfg: cfg.withDefaults()}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(sinks)) {
-		s, err := newSink(name, n.cfg.Source, sinks[name])
+		s, err := newSink(name, n.cfg.Source, n.cfg.Link, sinks[name])
 		errs = append(errs, err)
 		n.sinks, n.wakes = append(n.sinks, s), append(n.wakes, make(chan struct{}, 1))
 	}
@@ -113,6 +117,13 @@ func New(box Box, sinks map[string]Sink, cfg Config) (*Notifier, error) {
 	}
 	n.metrics = newMetrics(n.cfg.Metrics)
 	return n, nil
+}
+
+// wanted tells whether any sink may want events of a type.
+func (n *Notifier) wanted(kind string) bool {
+	return slices.ContainsFunc(n.sinks, func(s *sink) bool {
+		return fits(s.types, kind, strings.TrimPrefix(kind, typePrefix))
+	})
 }
 
 // append puts events, for the sinks that want them, and marks into the outbox.

@@ -2,14 +2,9 @@ package notify
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
 	"time"
 
-	"pratique"
 	"pratique/store"
 )
 
@@ -22,10 +17,21 @@ type sender struct {
 
 	failures int // of the sink as a whole, one after another
 	broken   bool
+	settled  []store.Delivery // to be written
+	since    time.Time        // of the first of them
 }
 
-// batch is how many deliveries are looked at together: what a summary can hold.
-const batch = 1000
+const (
+	// batch is how many deliveries are looked at together.
+	batch = 1000
+	// chatBatch is how many a summary can hold.
+	chatBatch = 10_000
+	// settled is how many deliveries, and for how long, are kept in memory after they
+	// were taken: they are written together, because each write waits for the disk.
+	maxSettled   = 100
+	settledFor   = 200 * time.Millisecond
+	settleAtExit = 5 * time.Second
+)
 
 func (s *sender) run(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -53,38 +59,67 @@ func (s *sender) run(ctx context.Context) {
 }
 
 // round sends what is due, and returns for how long the sink is to be left alone.
-func (s *sender) round(ctx context.Context) (time.Duration, error) {
+func (s *sender) round(ctx context.Context) (pause time.Duration, err error) {
+	limit := batch
+	if s.sink.Format.chat() {
+		limit = chatBatch
+	}
 	for {
 		now := s.n.cfg.Now() // before what came by then is read
-		ds, err := s.n.box.Pending(ctx, s.sink.name, now, batch)
+		ds, err := s.n.box.Pending(ctx, s.sink.name, now, limit)
 		if err != nil {
 			return 0, err
 		}
-		groups := s.groups(ds, now)
+		groups := s.groups(ds, now, limit)
 		if len(groups) == 0 {
 			return 0, nil
 		}
 		for _, g := range groups {
 			pause, err := s.deliver(ctx, g)
-			if err != nil || pause > 0 {
-				return pause, err
+			if err == nil && (pause > 0 || len(s.settled) >= maxSettled || time.Since(s.since) > settledFor) {
+				err = s.settleAll(ctx)
 			}
+			if err != nil || pause > 0 {
+				return pause, errors.Join(err, s.settleStopping(ctx))
+			}
+		}
+		if err := s.settleAll(ctx); err != nil {
+			return 0, err
 		}
 	}
 }
 
-// groups are deliveries by request: each on its own, but for many changes with
-// one cause to a sink that people read. Those wait until no more of them come.
-func (s *sender) groups(ds []store.Delivery, now time.Time) [][]store.Delivery {
+// settleAll writes what became of deliveries. What cannot be written is forgotten
+// here, and stays open there: it is sent again.
+func (s *sender) settleAll(ctx context.Context) error {
+	ds := s.settled
+	s.settled = nil
+	if len(ds) == 0 {
+		return nil
+	}
+	return s.n.box.Settle(ctx, ds)
+}
+
+// settleStopping writes it when the process stops, so that what was taken is not
+// sent again by the next one.
+func (s *sender) settleStopping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleAtExit)
+	defer cancel()
+	return s.settleAll(ctx)
+}
+
+// groups are deliveries by request: each on its own, but for many changes or scans
+// with one cause to a sink that people read. Those wait until no more of them come.
+func (s *sender) groups(ds []store.Delivery, now time.Time, limit int) [][]store.Delivery {
 	var out [][]store.Delivery
 	var causes []string
 	same := map[string][]store.Delivery{}
 	for _, d := range ds {
-		if !s.sink.Format.chat() || d.Event.Type != TypeChanged {
+		if !s.sink.Format.chat() || d.Event.Type != TypeChanged && d.Event.Type != TypeScanned {
 			out = append(out, []store.Delivery{d})
 			continue
 		}
-		c := d.Event.Cause
+		c := d.Event.Type + " " + d.Event.Cause
 		if len(same[c]) == 0 {
 			causes = append(causes, c)
 		}
@@ -102,7 +137,7 @@ func (s *sender) groups(ds []store.Delivery, now time.Time) [][]store.Delivery {
 			}
 		}
 		switch {
-		case now.Sub(newest) < s.n.cfg.Gather && now.Sub(oldest) < 20*s.n.cfg.Gather && len(g) < batch:
+		case now.Sub(newest) < s.n.cfg.Gather && now.Sub(oldest) < 20*s.n.cfg.Gather && len(g) < limit:
 		case len(g) > s.n.cfg.Threshold:
 			out = append(out, g)
 		default:
@@ -120,7 +155,7 @@ func (s *sender) deliver(ctx context.Context, g []store.Delivery) (time.Duration
 	e := g[0].Event
 	if len(g) > 1 {
 		var err error
-		if e, err = summarise(g, s.n.cfg.Now()); err != nil {
+		if e, err = summary(g, s.n.cfg.Now()); err != nil {
 			return 0, err
 		}
 	}
@@ -151,7 +186,11 @@ func (s *sender) deliver(ctx context.Context, g []store.Delivery) (time.Duration
 	if f != nil && f.wide {
 		pause = max(f.after, backoff(s.n.cfg.Backoff, min(s.n.cfg.MaxBackoff, time.Minute), s.failures))
 	}
-	return pause, s.n.box.Settle(ctx, g)
+	if len(s.settled) == 0 {
+		s.since = time.Now()
+	}
+	s.settled = append(s.settled, g...)
+	return pause, nil
 }
 
 // settle writes what became of a delivery into it.
@@ -202,58 +241,4 @@ func backoff(first, most time.Duration, failures int) time.Duration {
 		}
 	}
 	return min(d, most)
-}
-
-// maxExamples of a summary.
-const maxExamples = 5
-
-// summarise makes one event of many verdict.changed. Its id follows from theirs:
-// sent again after a crash, it is the same.
-func summarise(g []store.Delivery, now time.Time) (store.Event, error) {
-	sum := Summary{Examples: []string{}}
-	type change struct {
-		Changed
-		id string
-	}
-	changes := make([]change, 0, len(g))
-	for _, d := range g {
-		c := change{id: d.Event.ID}
-		if err := json.Unmarshal(d.Event.Data, &c.Changed); err != nil {
-			return store.Event{}, fmt.Errorf("event %s: %w", d.Event.ID, err)
-		}
-		if c.Outcome == pratique.OutcomeDeny {
-			sum.Refused++
-		} else {
-			sum.Admitted++
-		}
-		changes = append(changes, c)
-		sum.Events = append(sum.Events, c.id)
-	}
-	weight := func(c change) int {
-		n := 0
-		if c.Outcome == pratique.OutcomeDeny {
-			n = 1
-		}
-		if c.Pulled != nil {
-			n += len(c.Pulled.Clients) + c.Pulled.More
-		}
-		return n
-	}
-	slices.SortStableFunc(changes, func(a, b change) int { return weight(b) - weight(a) })
-	for _, c := range changes[:min(len(changes), maxExamples)] {
-		sum.Examples = append(sum.Examples, c.Text)
-	}
-	cause := causeWords(changes[0].Cause)
-	sum.Text = line(fmt.Sprintf("%s: %d images are refused now that were served, %d are served again. `pratique images` lists all. First of them:", cause, sum.Refused, sum.Admitted))
-	sum.Text += "\n• " + strings.Join(sum.Examples, "\n• ")
-	e, err := event(TypeSummary, id(append([]any{TypeSummary}, anys(sum.Events)...)...), g[0].Event.Cause, "", "", now, sum)
-	return e, err
-}
-
-func anys(in []string) []any {
-	out := make([]any, len(in))
-	for i, s := range in {
-		out[i] = s
-	}
-	return out
 }

@@ -21,15 +21,25 @@ type Format string
 
 // Formats.
 const (
-	FormatStructured Format = "cloudevents"        // CloudEvents 1.0, structured mode
-	FormatBinary     Format = "cloudevents-binary" // CloudEvents 1.0, binary mode
-	FormatSlack      Format = "slack"              // an incoming webhook of Slack or Mattermost
-	FormatTemplate   Format = "template"           // a Go template
+	FormatStructured   Format = "cloudevents"        // CloudEvents 1.0, structured mode
+	FormatBinary       Format = "cloudevents-binary" // CloudEvents 1.0, binary mode
+	FormatSlack        Format = "slack"              // an incoming webhook of Slack
+	FormatMattermost   Format = "mattermost"         // an incoming webhook of Mattermost
+	FormatTeams        Format = "teams"              // a Teams workflow that begins with a webhook
+	FormatDistribution Format = "distribution"       // the envelope in which registries notify
+	FormatTemplate     Format = "template"           // a Go template
 )
 
 // chat tells whether people read the sink: then many changes with one cause are
 // one message.
-func (f Format) chat() bool { return f == FormatSlack || f == FormatTemplate }
+func (f Format) chat() bool {
+	switch f {
+	case FormatSlack, FormatMattermost, FormatTeams, FormatTemplate:
+		return true
+	case FormatStructured, FormatBinary, FormatDistribution:
+	}
+	return false
+}
 
 // Sink is one receiver.
 type Sink struct {
@@ -55,18 +65,19 @@ type sink struct {
 	Sink
 	name         string
 	source       string
+	base         string // of links; "" = none
 	types        []*regexp.Regexp
 	repositories []*regexp.Regexp
 	template     *template.Template
 }
 
-func newSink(name, source string, s Sink) (*sink, error) {
+func newSink(name, source, link string, s Sink) (*sink, error) {
 	if s.Format == "" {
 		s.Format = FormatStructured
 	}
-	out := &sink{Sink: s, name: name, source: source}
+	out := &sink{Sink: s, name: name, source: source, base: strings.TrimRight(link, "/")}
 	switch s.Format {
-	case FormatStructured, FormatBinary, FormatSlack:
+	case FormatStructured, FormatBinary, FormatSlack, FormatMattermost, FormatTeams, FormatDistribution:
 	case FormatTemplate:
 		var err error
 		out.template, err = template.New(name).Option("missingkey=zero").Funcs(template.FuncMap{"json": asJSON}).Parse(s.Template)
@@ -97,8 +108,12 @@ func glob(pattern, star string) *regexp.Regexp {
 	return regexp.MustCompile("^" + strings.ReplaceAll(quoted, "\x00", ".*") + "$")
 }
 
-// wants reports whether the sink is to be told.
+// wants reports whether the sink is to be told. An envelope of a registry is about
+// a repository, so that what is about none is not for who reads those.
 func (s *sink) wants(e store.Event) bool {
+	if s.Format == FormatDistribution && e.Repository == "" {
+		return false
+	}
 	return fits(s.types, e.Type, strings.TrimPrefix(e.Type, typePrefix)) && (e.Repository == "" || fits(s.repositories, e.Repository))
 }
 
@@ -126,7 +141,13 @@ type message struct {
 func (s *sink) render(e store.Event) (message, error) {
 	switch s.Format {
 	case FormatSlack:
-		return slack(e)
+		return slack(e, s.find(e))
+	case FormatMattermost:
+		return mattermost(e, s.find(e))
+	case FormatTeams:
+		return teams(e, s.find(e))
+	case FormatDistribution:
+		return s.distribution(e)
 	case FormatTemplate:
 		return s.templated(e)
 	case FormatStructured, FormatBinary:
@@ -195,13 +216,6 @@ func textOf(e store.Event) string {
 	return data.Text
 }
 
-// slack is what incoming webhooks of Slack, and of Mattermost, take. What begins
-// with & < > would be markup: mentions, links.
-func slack(e store.Event) (message, error) {
-	body, err := json.Marshal(map[string]string{"text": strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(textOf(e))})
-	return message{header: http.Header{"Content-Type": {"application/json; charset=utf-8"}}, body: body}, err
-}
-
 // maxBody bounds what a template may write.
 const maxBody = 1 << 20
 
@@ -222,6 +236,7 @@ func (s *sink) templated(e store.Event) (message, error) {
 	var out bounded
 	err := s.template.Execute(&out, map[string]any{
 		"ID": e.ID, "Type": e.Type, "Source": s.source, "Subject": e.Subject, "Time": e.At, "Text": textOf(e), "Data": data,
+		"Link": s.find(e),
 	})
 	kind := "text/plain; charset=utf-8"
 	if json.Valid(out.Bytes()) {

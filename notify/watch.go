@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"hash/maphash"
 	"iter"
 	"slices"
 	"sync"
@@ -21,14 +22,17 @@ type Gate interface {
 	Standing(ctx context.Context, ref pratique.Ref, img pratique.Image) (pratique.Decision, error)
 }
 
-// Catalog knows the images. Part of store.Catalog and scheduler.Catalog.
+// Catalog knows the images. Part of store.Catalog.
 type Catalog interface {
 	Images(ctx context.Context) iter.Seq2[store.Known, error]
-	Known(ctx context.Context, image digest.Digest) (store.Known, error)
+	// Knowns returns those that are known, by digest.
+	Knowns(ctx context.Context, images []digest.Digest) (map[digest.Digest]store.Known, error)
 }
 
-// Pulls is the history of pulls. Part of store.PullLog and store.Pulls.
+// Pulls is the history of pulls. Part of store.PullLog, store.Pulls and
+// store.Pullers.
 type Pulls interface {
+	PulledBy(ctx context.Context, image digest.Digest, since time.Time) ([]store.Puller, error)
 	Pulls(ctx context.Context, since time.Time) iter.Seq2[store.Pull, error]
 	Verdict(ctx context.Context, id string) (store.Judged, error)
 	Served(ctx context.Context, image digest.Digest) (first, last time.Time, err error)
@@ -39,14 +43,25 @@ type Exceptions interface {
 	Exceptions(ctx context.Context) ([]pratique.Exception, error)
 }
 
+// Tags knows what tags name. Part of store.Tags and store.TagMoves.
+type Tags interface {
+	Tag(ctx context.Context, ref pratique.Ref) (store.TagState, error)
+	TagMoves(ctx context.Context, since time.Time) ([]store.TagMove, error)
+}
+
 // Sources are what a Watcher looks at.
 type Sources struct {
 	Gate       Gate
 	Catalog    Catalog
 	Pulls      Pulls
 	Exceptions Exceptions
-	Tags       store.TagMoves
+	Tags       Tags
 	Marks      store.Marks
+	// Stamps tell of which images nothing moved since they were looked at. If nil, all
+	// are looked at when any may have changed.
+	Stamps store.Stamper
+	// Busy tells that clients wait for verdicts. If nil, nobody ever does.
+	Busy func() bool
 	// Database is the vulnerability database in use; pratique.ErrNoDatabase when
 	// there is none.
 	Database func() (pratique.Engine, error)
@@ -67,6 +82,9 @@ type WatcherConfig struct {
 	// Soon is how long before its end an exception is told to be expiring, but not
 	// before half of its life. If zero, 3 days.
 	Soon time.Duration
+	// Settle is how long an update of the database waits to be told until it is known
+	// what it did (Updated). If zero, it is told at once.
+	Settle time.Duration
 }
 
 // Watcher finds out what changed. What it saw last of everything is in the store,
@@ -79,8 +97,19 @@ type Watcher struct {
 	src Sources
 	cfg WatcherConfig
 
+	wake chan struct{} // holds a word when something is not to wait for the next look
+	seed maphash.Seed
+
 	mu      sync.Mutex
 	changed map[digest.Digest]time.Time // images to look at, and not before when
+	over    bool                        // they are too many: all are to be looked at
+	stamps  map[uint64]stamped          // by the hash of an image's digest
+	updates map[digest.Digest]*update   // of databases
+	effects map[digest.Digest]*effects
+	noticed noticed
+
+	seenMu sync.Mutex
+	seen   map[string]bool // ids appended by this process: saves asking the store
 
 	// Of Run alone.
 	version  string
@@ -88,7 +117,6 @@ type Watcher struct {
 	took     time.Duration // and how long it took
 	began    bool          // there are marks of an earlier look
 	nextLook time.Time
-	seen     map[string]bool // ids appended by this process: saves asking the store
 	failed   map[string]bool // kinds that failed, and that was logged
 }
 
@@ -104,7 +132,8 @@ func NewWatcher(n *Notifier, src Sources, cfg WatcherConfig) *Watcher {
 	or(&cfg.Pulled, 30*24*time.Hour)
 	or(&cfg.Soon, 3*24*time.Hour)
 	return &Watcher{
-		n: n, src: src, cfg: cfg, changed: map[digest.Digest]time.Time{}, seen: map[string]bool{}, failed: map[string]bool{},
+		n: n, src: src, cfg: cfg, wake: make(chan struct{}, 1), seed: maphash.MakeSeed(), changed: map[digest.Digest]time.Time{},
+		stamps: map[uint64]stamped{}, effects: map[digest.Digest]*effects{}, seen: map[string]bool{}, failed: map[string]bool{},
 	}
 }
 
@@ -112,14 +141,49 @@ func NewWatcher(n *Notifier, src Sources, cfg WatcherConfig) *Watcher {
 const maxChanged = 200_000
 
 // Changed says that an image has another report. It returns at once.
-func (w *Watcher) Changed(image digest.Digest) { w.later(image, time.Time{}) }
+func (w *Watcher) Changed(image digest.Digest) { w.later(time.Time{}, image) }
 
-func (w *Watcher) later(image digest.Digest, at time.Time) {
+// ChangedAll says it of many: they are looked at now. It returns at once.
+func (w *Watcher) ChangedAll(images []digest.Digest) {
+	w.later(time.Time{}, images...)
+	w.wakeUp()
+}
+
+func (w *Watcher) wakeUp() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// later has images looked at, not before a time.
+func (w *Watcher) later(at time.Time, images ...digest.Digest) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.changed) < maxChanged {
+	for _, image := range images {
+		if len(w.changed) >= maxChanged {
+			w.over = true
+			return
+		}
 		w.changed[image] = at
 	}
+}
+
+// tooMany tells, once, that more images changed than were remembered.
+func (w *Watcher) tooMany() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	over := w.over
+	w.over = false
+	return over
+}
+
+// waits tells that an image is to be looked at later.
+func (w *Watcher) waits(image digest.Digest) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, there := w.changed[image]
+	return there
 }
 
 // take returns the images whose time has come.
@@ -145,6 +209,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		w.Look(ctx)
 		select {
 		case <-t.C:
+		case <-w.wake:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -234,7 +299,8 @@ func (w *Watcher) begin(ctx context.Context) error {
 		return err
 	}
 	if !known {
-		steps := []func(context.Context, time.Time) error{w.lookDatabase, w.lookExceptions, w.allImages}
+		all := func(ctx context.Context, now time.Time) error { return w.allImages(ctx, now, "", true) }
+		steps := []func(context.Context, time.Time) error{w.lookDatabase, w.lookExceptions, all}
 		for _, step := range steps {
 			if err := step(ctx, now); err != nil {
 				return err
@@ -263,14 +329,18 @@ func (w *Watcher) put(ctx context.Context, es []store.Event, ms []store.Mark) er
 		es = nil // beginning: what there is is no news
 	}
 	fresh := map[string]bool{}
+	w.seenMu.Lock()
 	es = slices.DeleteFunc(es, func(e store.Event) bool {
 		known := w.seen[e.ID] || fresh[e.ID]
 		fresh[e.ID] = true
 		return known
 	})
+	w.seenMu.Unlock()
 	if err := w.n.append(ctx, es, ms); err != nil {
 		return err
 	}
+	w.seenMu.Lock()
+	defer w.seenMu.Unlock()
 	if len(w.seen) > 50_000 {
 		w.seen = map[string]bool{}
 	}
@@ -278,38 +348,6 @@ func (w *Watcher) put(ctx context.Context, es []store.Event, ms []store.Mark) er
 		w.seen[e.ID] = true
 	}
 	return nil
-}
-
-// databaseMark is the database that was in use.
-type databaseMark struct {
-	Digest digest.Digest `json:"digest"`
-	At     time.Time     `json:"at"`
-}
-
-func (w *Watcher) lookDatabase(ctx context.Context, now time.Time) error {
-	engine, err := w.src.Database()
-	if errors.Is(err, pratique.ErrNoDatabase) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var prev databaseMark
-	known, err := w.mark(ctx, markDatabase, &prev)
-	if err != nil || known && prev.Digest == engine.Database {
-		return err
-	}
-	data := Database{Digest: engine.Database, DatabaseAt: engine.DatabaseAt, Previous: prev.Digest}
-	data.Text = line("vulnerability database of " + engine.DatabaseAt.UTC().Format(time.RFC3339) + " is in use")
-	e, err := event(TypeDatabase, id(TypeDatabase, prev.Digest, engine.Database, prev.At), engine.Database.String(), markDatabase, "", now, data)
-	if err != nil {
-		return err
-	}
-	m, err := note(markDatabase, time.Time{}, databaseMark{engine.Database, now})
-	if err != nil {
-		return err
-	}
-	return w.put(ctx, []store.Event{e}, []store.Mark{m})
 }
 
 func (w *Watcher) lookTags(ctx context.Context, now time.Time) error {
@@ -328,6 +366,11 @@ func (w *Watcher) lookTags(ctx context.Context, now time.Time) error {
 		}
 		name := m.Ref.Repository() + ":" + m.Ref.Tag
 		data := TagMoved{Repository: m.Ref.Repository(), Tag: m.Ref.Tag, From: m.Ref.Digest, To: m.Now}
+		if t, err := w.src.Tags.Tag(ctx, m.Ref); err == nil && t.Digest == m.Now {
+			data.MediaType, data.Size = t.MediaType, t.Size
+		} else if err != nil && !errors.Is(err, pratique.ErrNotFound) {
+			return err
+		}
 		data.Text = line(name + " moved from " + m.Ref.Digest.String() + " to " + m.Now.String())
 		if m.Now == "" {
 			data.Text = line(name + " is gone upstream; it was " + m.Ref.Digest.String())

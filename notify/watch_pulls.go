@@ -2,7 +2,6 @@ package notify
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"time"
@@ -101,64 +100,22 @@ func (w *Watcher) pull(ctx context.Context, p store.Pull, from time.Time) (store
 	return e, true, err
 }
 
-// whoPulled adds, to changes that refuse an image, who had it lately: one reading
-// of the history for all of them.
-func (w *Watcher) whoPulled(ctx context.Context, es []store.Event, now time.Time) error {
-	type user struct {
-		pulled  Pulled
-		clients map[string]time.Time
+// whoPulled is who had an image lately.
+func (w *Watcher) whoPulled(ctx context.Context, image digest.Digest, now time.Time) (*Pulled, error) {
+	out := &Pulled{Since: now.Add(-w.cfg.Pulled), Clients: []string{}}
+	ps, err := w.src.Pulls.PulledBy(ctx, image, out.Since)
+	if err != nil {
+		return nil, err
 	}
-	since := now.Add(-w.cfg.Pulled)
-	users := map[digest.Digest]*user{}
-	changes := map[int]*Changed{}
-	for i, e := range es {
-		if e.Type != TypeChanged {
-			continue
-		}
-		var c Changed
-		if err := json.Unmarshal(e.Data, &c); err != nil {
-			return err
-		}
-		if c.Outcome == pratique.OutcomeDeny {
-			changes[i] = &c
-			users[c.Digest] = &user{pulled: Pulled{Since: since, Clients: []string{}}, clients: map[string]time.Time{}}
+	for i, p := range ps { // the latest first
+		out.Pulls += p.Pulls
+		if i < maxClients {
+			out.Clients = append(out.Clients, p.Client)
 		}
 	}
-	if len(changes) == 0 {
-		return nil
+	if len(ps) > 0 {
+		out.Last = ps[0].Last
 	}
-	for p, err := range w.src.Pulls.Pulls(ctx, since) {
-		if err != nil {
-			return err
-		}
-		if u := users[p.Ref.Digest]; u != nil && p.Outcome != pratique.OutcomeDeny {
-			u.pulled.Pulls++
-			u.clients[p.Client] = p.At
-			u.pulled.Last = p.At
-		}
-	}
-	for i, c := range changes {
-		u := users[c.Digest]
-		for client := range u.clients {
-			u.pulled.Clients = append(u.pulled.Clients, client)
-		}
-		slices.SortFunc(u.pulled.Clients, func(a, b string) int {
-			if n := u.clients[b].Compare(u.clients[a]); n != 0 {
-				return n
-			}
-			if a < b {
-				return -1
-			}
-			return 1
-		})
-		u.pulled.More = max(0, len(u.pulled.Clients)-maxClients)
-		u.pulled.Clients = u.pulled.Clients[:min(len(u.pulled.Clients), maxClients)]
-		c.Pulled = &u.pulled
-		raw, err := json.Marshal(c)
-		if err != nil {
-			return err
-		}
-		es[i].Data = raw
-	}
-	return nil
+	out.More = max(0, len(ps)-maxClients)
+	return out, nil
 }

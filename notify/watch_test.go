@@ -119,7 +119,7 @@ func TestUndecided(t *testing.T) {
 	n := w.decide("new", pratique.OutcomeDeny, func(d *pratique.Decision) { d.Report.State = pratique.StateUnknown })
 	w.want(w.look(n), "")
 	w.decide("new", pratique.OutcomeAllow, nil)
-	w.want(w.look(n), "") // its first verdict is no change
+	w.want(w.look(n), "image.scanned") // its first verdict is no change
 	w.decide("new", pratique.OutcomeDeny, nil)
 	w.want(w.look(n), "verdict.changed")
 	w.want(w.look(digest.FromString("nobody knows it")), "")
@@ -202,7 +202,7 @@ func TestScanFailed(t *testing.T) {
 	w.decide("a", pratique.OutcomeDeny, broken(start.Add(time.Minute)))
 	w.want(w.look(a), "") // still
 	w.decide("a", pratique.OutcomeAllow, nil)
-	w.want(w.look(a), "verdict.changed")
+	w.want(w.look(a), "image.scanned verdict.changed")
 }
 
 // TestPulls: refused for the same reasons is one event, whoever asks how often;

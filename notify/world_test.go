@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -261,13 +262,14 @@ func (w *world) Images(context.Context) iter.Seq2[store.Known, error] {
 	}
 }
 
-func (w *world) Known(_ context.Context, d digest.Digest) (store.Known, error) {
-	for k := range w.Images(context.Background()) {
-		if k.Image.Digest == d {
-			return k, nil
+func (w *world) Knowns(ctx context.Context, ds []digest.Digest) (map[digest.Digest]store.Known, error) {
+	out := map[digest.Digest]store.Known{}
+	for k := range w.Images(ctx) {
+		if slices.Contains(ds, k.Image.Digest) {
+			out[k.Image.Digest] = k
 		}
 	}
-	return store.Known{}, pratique.ErrNotFound
+	return out, nil
 }
 
 // decide has the gate answer with an outcome for an image, from now on.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"pratique"
@@ -33,6 +34,7 @@ type Event struct {
 	Type       string          `json:"type"`
 	Time       time.Time       `json:"time"`
 	Subject    string          `json:"subject"`
+	Cause      string          `json:"cause,omitempty"` // joins events with one cause: database@sha256:…
 	Data       json.RawMessage `json:"data"`
 	Deliveries []EventDelivery `json:"deliveries"` // by sink; empty when no sink wants it
 }
@@ -57,15 +59,25 @@ const (
 	defaultEvents = 100
 	maxEvents     = 1000
 	maxEventID    = 64
+	maxEventWord  = 256
 )
 
-// events answers GET /api/v1/events?dead=true&limit=N.
+// eventPrefix begins every type of event.
+const eventPrefix = "dev.pratique."
+
+// events answers GET /api/v1/events?id=ID&type=TYPE&cause=CAUSE&dead=true&limit=N.
 func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 	if s.Events == nil {
 		return unavailable("the list of events")
 	}
 	query := r.URL.Query()
-	q := store.EventQuery{Limit: defaultEvents}
+	q := store.EventQuery{ID: query.Get("id"), Type: query.Get("type"), Cause: query.Get("cause"), Limit: defaultEvents}
+	if len(q.ID) > maxEventID || len(q.Type) > maxEventWord || len(q.Cause) > maxEventWord {
+		return badRequest("id, type or cause is longer than any there is", "`pratique events list -o json` shows them")
+	}
+	if q.Type != "" && !strings.HasPrefix(q.Type, eventPrefix) {
+		q.Type = eventPrefix + q.Type
+	}
 	var err error
 	if text := query.Get("dead"); text != "" {
 		if q.Dead, err = strconv.ParseBool(text); err != nil {
@@ -85,7 +97,7 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 	for _, record := range records {
 		e := Event{
 			ID: record.Event.ID, Type: record.Event.Type, Time: record.Event.At.UTC(), Subject: record.Event.Subject,
-			Data: record.Event.Data, Deliveries: []EventDelivery{},
+			Cause: record.Event.Cause, Data: record.Event.Data, Deliveries: []EventDelivery{},
 		}
 		for _, d := range record.Deliveries {
 			state := string(d.State)

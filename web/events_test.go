@@ -24,8 +24,8 @@ type fakeEvents struct {
 }
 
 func (f *fakeEvents) Events(_ context.Context, q store.EventQuery) ([]store.EventRecord, error) {
-	f.asked = append(f.asked, fmt.Sprintf("list %v %d", q.Dead, q.Limit))
-	e := store.Event{ID: "e1", Type: "dev.pratique.image.refused", At: now, Subject: "lab/a@sha256:1", Data: json.RawMessage(`{"text":"x"}`)}
+	f.asked = append(f.asked, strings.TrimSpace(fmt.Sprintf("list %v %d %s", q.Dead, q.Limit, strings.Join([]string{q.ID, q.Type, q.Cause}, " "))))
+	e := store.Event{ID: "e1", Type: "dev.pratique.image.refused", At: now, Subject: "lab/a@sha256:1", Cause: "database@sha256:2", Data: json.RawMessage(`{"text":"x"}`)}
 	return []store.EventRecord{{Event: e, Deliveries: []store.Delivery{
 		{Sink: "a", Attempts: 2, NotBefore: now.Add(time.Minute), Error: "answered 500"},
 		{Sink: "b", State: store.DeliveryDead, Settled: now},
@@ -46,7 +46,7 @@ func TestEvents(t *testing.T) {
 		t.Fatalf("%d %s %v", status, body, err)
 	}
 	next := now.Add(time.Minute)
-	e := web.Event{ID: "e1", Type: "dev.pratique.image.refused", Time: now, Subject: "lab/a@sha256:1", Deliveries: []web.EventDelivery{}}
+	e := web.Event{ID: "e1", Type: "dev.pratique.image.refused", Time: now, Subject: "lab/a@sha256:1", Cause: "database@sha256:2", Deliveries: []web.EventDelivery{}}
 	first := e
 	first.Deliveries = []web.EventDelivery{{Sink: "a", State: "open", Attempts: 2, Next: &next, Error: "answered 500"}, {Sink: "b", State: "dead", Settled: &now}}
 	for i := range got.Events {
@@ -64,6 +64,9 @@ func TestEvents(t *testing.T) {
 		want         string
 	}{
 		{http.MethodGet, "", 200, `"e1"`},
+		{http.MethodGet, "?id=e1&type=image.refused&cause=database%40sha256:2", 200, `"e1"`},
+		{http.MethodGet, "?type=dev.pratique.tag.moved", 200, `"e1"`},
+		{http.MethodGet, "?cause=" + strings.Repeat("x", 300), 400, "longer than any"},
 		{http.MethodGet, "?dead=x", 400, "neither true nor false"},
 		{http.MethodGet, "?limit=0", 400, "from 1 to 1000"},
 		{http.MethodGet, "?limit=1001", 400, "from 1 to 1000"},
@@ -79,7 +82,10 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want %d %q", tc.method, tc.path, status, body, tc.status, tc.want)
 		}
 	}
-	if d := cmp.Diff([]string{"list true 5", "list false 100", "replay e1", "replay "}, f.asked); d != "" {
+	if d := cmp.Diff([]string{
+		"list true 5", "list false 100", "list false 100 e1 dev.pratique.image.refused database@sha256:2", "list false 100  dev.pratique.tag.moved",
+		"replay e1", "replay ",
+	}, f.asked); d != "" {
 		t.Error(d)
 	}
 	f.fail = pratique.ErrNotFound

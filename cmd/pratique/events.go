@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"pratique/web"
@@ -23,15 +24,20 @@ func eventsListCommand() command {
 		long: `
 Lists the newest events, and to which sinks they went: open (waiting, or to be
 tried again), done, or dead (given up). With --dead only those that some sink never
-took; ` + "`pratique events replay`" + ` sends them again.`,
+took; ` + "`pratique events replay`" + ` sends them again. With --cause only those with one
+cause: ` + "`database`" + ` or ` + "`policy`" + `, or one update of it, as -o json shows it.`,
 		example: []string{
 			"pratique events list",
+			"pratique events list --type verdict.changed --cause database",
 			"pratique events list --dead -o json | jq -r '.events[].id'",
 		},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
 			server := serverFlag(fs)
 			output := outputFlag(fs)
 			dead := fs.Bool("dead", false, "only those that were given up")
+			kind := fs.String("type", "", "only this `type`, such as verdict.changed")
+			cause := fs.String("cause", "", "only what this `cause` had, such as database")
+			limit := fs.Int("limit", 0, "at most so `many`, the newest; 0 is 100")
 			return func(ctx context.Context, c *console, args []string) error {
 				if err := want("events list", args); err != nil {
 					return err
@@ -41,8 +47,16 @@ took; ` + "`pratique events replay`" + ` sends them again.`,
 					return err
 				}
 				query := url.Values{}
+				for key, value := range map[string]string{"type": *kind, "cause": *cause} {
+					if value != "" {
+						query.Set(key, value)
+					}
+				}
 				if *dead {
 					query.Set("dead", "true")
+				}
+				if *limit != 0 {
+					query.Set("limit", strconv.Itoa(*limit))
 				}
 				var list web.EventList
 				if _, err := cl.do(ctx, http.MethodGet, "/api/v1/events", query, nil, &list); err != nil {

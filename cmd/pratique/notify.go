@@ -64,7 +64,7 @@ func newEvents(cfg config.Config, state *sqlite.DB, l *live, matcher *match.Matc
 	if err != nil {
 		return nil, err
 	}
-	n, err := notify.New(state, sinks, notify.Config{Source: cfg.Notify.Name, Log: log, Metrics: metrics})
+	n, err := notify.New(state, sinks, notify.Config{Source: cfg.Notify.Name, Link: cfg.Notify.Link, Log: log, Metrics: metrics})
 	if err != nil {
 		return nil, fmt.Errorf("notify: %w", err)
 	}
@@ -73,7 +73,7 @@ func newEvents(cfg config.Config, state *sqlite.DB, l *live, matcher *match.Matc
 		return e, nil
 	}
 	w := notify.NewWatcher(n, notify.Sources{
-		Gate: l, Catalog: state, Pulls: state, Exceptions: state, Tags: state, Marks: state, Database: matcher.Engine,
+		Gate: l, Catalog: state, Pulls: state, Exceptions: state, Tags: state, Marks: state, Stamps: state, Database: matcher.Engine,
 		Version: func() string {
 			return l.current.Load().policies.Version() + " " + strconv.FormatUint(l.facts.Stamp(), 10)
 		},
