@@ -77,19 +77,22 @@ type Database struct {
 	keep    shelf
 	metrics *metrics
 
-	checking  sync.Mutex           // serialises Check
-	notBefore map[string]time.Time // sources that said Retry-After; guarded by checking
+	checking sync.Mutex // serialises Check
 
 	adopting sync.Mutex // serialises what changes the shelf; never held while a source is awaited
 	opened   bool       // guarded by adopting
 
-	mu        sync.Mutex // guards the rest; held for moments
-	current   *record
-	previous  digest.Digest
-	refused   map[digest.Digest]error // offers refused since the last adoption, by identity
-	lastCheck time.Time
-	nextCheck time.Time
-	lastError error
+	moved chan struct{} // holds one when another database was adopted; see Artifact
+
+	mu         sync.Mutex // guards the rest; held for moments
+	current    *record
+	previous   digest.Digest
+	rolledBack rollbacks
+	refused    map[digest.Digest]error // offers refused since the last adoption, by identity
+	sources    map[string]sourceState  // by source as configured
+	lastCheck  time.Time
+	nextCheck  time.Time
+	lastError  error
 }
 
 // New returns a Database of vulnerabilities for the adopter, usually the
@@ -120,12 +123,13 @@ func build(cfg Config, k kind, adopter Adopter) *Database {
 	}
 	cfg.Log = cfg.Log.With("database", k.name)
 	d := &Database{
-		cfg:       cfg,
-		kind:      k,
-		adopter:   adopter,
-		keep:      shelf{dir: cfg.Dir},
-		refused:   make(map[digest.Digest]error),
-		notBefore: make(map[string]time.Time),
+		cfg:     cfg,
+		kind:    k,
+		adopter: adopter,
+		keep:    shelf{dir: cfg.Dir},
+		moved:   make(chan struct{}, 1),
+		refused: make(map[digest.Digest]error),
+		sources: make(map[string]sourceState),
 	}
 	d.metrics = newMetrics(cfg.Metrics, k.name, d.age)
 	return d
@@ -164,7 +168,11 @@ func (d *Database) Open(ctx context.Context) error {
 		if dg == p.Previous {
 			prev = ""
 		}
-		d.set(rec, prev)
+		if p.RolledBack.find(dg, "") != nil {
+			// Better than none, and the operator who rolled back from it has to know.
+			d.cfg.Log.ErrorContext(ctx, "database that was rolled back from is in use again: the other one is damaged", "digest", dg)
+		}
+		d.set(rec, prev, p.RolledBack.without(dg))
 		return nil
 	}
 	if len(errs) > 0 {
@@ -183,7 +191,7 @@ func (d *Database) Import(ctx context.Context, r io.Reader, force bool) (Status,
 	if err := d.Open(ctx); err != nil && !errors.Is(err, pratique.ErrNotFound) {
 		d.cfg.Log.WarnContext(ctx, "importing without a usable standing database", "error", err)
 	}
-	err := d.take(ctx, r, offer{source: "import"}, force)
+	err := d.take(ctx, r, offer{source: sourceImport}, force)
 	d.note(err)
 	return d.Status(), err
 }
@@ -229,12 +237,18 @@ func (d *Database) take(ctx context.Context, r io.Reader, o offer, force bool) e
 		}
 	}
 	if !force {
+		if b := d.pointer().RolledBack.find(st.Digest, ""); b != nil && o.source != sourceImport { // who imports it by hand wants it
+			return d.refuse(o, turnedAway(b))
+		}
 		if err := compare(standing, st.record, d.cfg.Now()); err != nil {
 			return d.refuse(o, err)
 		}
 	}
 	return d.adopt(ctx, st)
 }
+
+// sourceImport is the source of what was imported by hand.
+const sourceImport = "import"
 
 // adopt makes a staged and verified database the current one. The pointer is
 // written before the switch, so that a crash in between restarts with the new
@@ -246,11 +260,9 @@ func (d *Database) adopt(ctx context.Context, st *staged) error {
 	if err != nil {
 		return err
 	}
-	before := pointer{}
-	if standing != nil {
-		before.Current, before.Previous = standing.Digest, d.previousDigest()
-	}
-	if err := d.keep.point(pointer{Current: rec.Digest, Previous: before.Current}); err != nil {
+	before := d.pointer()
+	next := pointer{Current: rec.Digest, Previous: before.Current, RolledBack: before.RolledBack.after(rec)}
+	if err := d.keep.point(next); err != nil {
 		return err
 	}
 	if err := d.adopter.Adopt(ctx, rec.dir, rec.Digest); err != nil {
@@ -260,12 +272,12 @@ func (d *Database) adopt(ctx context.Context, st *staged) error {
 		return d.refuse(offer{identity: rec.Identity, source: rec.Source}, err)
 	}
 	prev := d.engine()
-	d.set(&rec, before.Current)
+	d.set(&rec, next.Previous, next.RolledBack)
 	d.metrics.adoptions.Inc()
 	d.warnShrunk(ctx, standing, rec)
 	d.cfg.Log.InfoContext(ctx, "database adopted", "digest", rec.Digest, "updated", rec.UpdatedAt,
 		"source", rec.Source, "vulnerabilities", rec.Counts.Vulnerabilities, "advisories", rec.Counts.Advisories)
-	if err := d.keep.clean(pointer{Current: rec.Digest, Previous: before.Current}, false); err != nil {
+	if err := d.keep.clean(next, false); err != nil {
 		d.cfg.Log.WarnContext(ctx, "removing former databases", "error", err)
 	}
 	if d.cfg.OnAdopt != nil {

@@ -67,6 +67,8 @@ const (
 	ReasonOlder   = "older"   // than the standing database
 	ReasonSmaller = "smaller" // than 80 % of the standing database
 	ReasonFuture  = "future"  // claims to be from the future, so that nothing could follow it
+	// ReasonRolledBack is the database that an operator rolled back from.
+	ReasonRolledBack = "rolled-back"
 )
 
 // Refusal says why a database was not adopted. It wraps pratique.ErrInvalid.

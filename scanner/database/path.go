@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
@@ -168,6 +169,17 @@ func layoutBlob(dir string, d digest.Digest, limit int64) ([]byte, error) {
 
 // checkPath looks at Path and takes what is new there.
 func (d *Database) checkPath(ctx context.Context) error {
+	err := d.takePath(ctx)
+	if ctx.Err() == nil {
+		d.noteSource(ctx, d.cfg.Path, err, time.Time{})
+	}
+	if isTurnedAway(err) {
+		return nil
+	}
+	return err
+}
+
+func (d *Database) takePath(ctx context.Context) error {
 	r, o, err := openPath(d.kind, d.cfg.Path)
 	if err != nil {
 		return d.refuse(o, err)

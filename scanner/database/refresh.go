@@ -10,9 +10,9 @@ import (
 )
 
 // Run opens what is kept, then looks at Path or Sources at once and every
-// Refresh until ctx ends, whose error it returns. Failures are logged, counted
-// and tried again with growing, jittered pauses, a source that said Retry-After
-// never before that; the standing database is used meanwhile.
+// Refresh until ctx ends, whose error it returns. Failures are logged when they
+// begin, counted, and tried again with growing, jittered pauses, a source that
+// said Retry-After never before that; the standing database is used meanwhile.
 func (d *Database) Run(ctx context.Context) error {
 	failures := 0
 	for {
@@ -24,8 +24,8 @@ func (d *Database) Run(ctx context.Context) error {
 			<-ctx.Done() // imports only
 			return ctx.Err()
 		case err != nil:
-			failures++
-			d.cfg.Log.WarnContext(ctx, "database is not renewed", "error", err, "attempt", failures, "standing", d.Status().Digest)
+			failures++ // noteSource has logged it, once
+			d.cfg.Log.DebugContext(ctx, "database is not renewed", "error", err, "attempt", failures, "standing", d.Status().Digest)
 		default:
 			failures = 0
 		}
@@ -44,7 +44,8 @@ func (d *Database) Run(ctx context.Context) error {
 }
 
 // Check looks at Path or Sources once and adopts what is new and sound there.
-// nil means that the standing database is the one on offer.
+// nil means that the standing database is the one on offer, or that the one on
+// offer was rolled back from.
 func (d *Database) Check(ctx context.Context) error {
 	d.checking.Lock()
 	defer d.checking.Unlock()
@@ -80,6 +81,9 @@ func (d *Database) seen(o offer) (known bool, refused error) {
 	}
 	if err, ok := d.refused[o.identity]; ok {
 		return true, err
+	}
+	if b := d.rolledBack.find("", o.identity); b != nil {
+		return true, turnedAway(b)
 	}
 	return false, nil
 }

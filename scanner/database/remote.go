@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
@@ -65,33 +67,43 @@ func fromManifest(k kind, raw []byte, config func(digest.Digest) ([]byte, error)
 
 // checkSources asks the sources in order until one answers. What the first to
 // answer offers is taken, or is what stands already. A source that offers a
-// database which is refused counts as failed.
+// database which is refused counts as failed, except for one that was rolled
+// back from: then there is nothing to do unless a later source has another.
 func (d *Database) checkSources(ctx context.Context) error {
 	var errs []error
+	answered := false
 	for _, source := range d.cfg.Sources {
 		now := d.cfg.Now()
-		if until := d.notBefore[source]; now.Before(until) {
-			errs = append(errs, fmt.Errorf("%s: asked not to be asked before %s", source, until.UTC().Format(time.RFC3339)))
+		if until := d.notBefore(source); now.Before(until) {
+			errs = append(errs, fmt.Errorf("%s: asked not to be asked before %s", source, until.Format(time.RFC3339)))
 			continue
 		}
 		wait := &retryAfter{next: d.cfg.Transport, now: d.cfg.Now}
 		err := d.checkSource(ctx, source, wait)
-		d.notBefore[source] = now.Add(wait.pause())
-		if err == nil {
-			if len(errs) > 0 {
-				d.cfg.Log.WarnContext(ctx, "sources of the database failed before one answered", "answered", source, "error", errors.Join(errs...))
-			}
-			return nil
-		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", source, err))
+		var notBefore time.Time
+		if pause := wait.pause(); pause > 0 {
+			notBefore = now.Add(pause)
+		}
+		d.noteSource(ctx, source, err, notBefore)
+		switch {
+		case err == nil:
+			return nil
+		case isTurnedAway(err):
+			answered = true
+		default:
+			errs = append(errs, fmt.Errorf("%s: %w", source, err))
+		}
+	}
+	if answered {
+		return nil
 	}
 	return errors.Join(errs...)
 }
 
-func (d *Database) checkSource(ctx context.Context, source string, transport http.RoundTripper) error {
+func (d *Database) checkSource(ctx context.Context, source string, rt http.RoundTripper) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
 	ref, err := parseSource(source)
@@ -100,7 +112,7 @@ func (d *Database) checkSource(ctx context.Context, source string, transport htt
 	}
 	opts := []remote.Option{
 		remote.WithContext(ctx),
-		remote.WithTransport(transport),
+		remote.WithTransport(rt),
 		remote.WithAuthFromKeychain(d.cfg.Keychain),
 		remote.WithUserAgent("pratique"),
 		// One try each: Run waits as the source asks, others would hammer it.
@@ -110,6 +122,15 @@ func (d *Database) checkSource(ctx context.Context, source string, transport htt
 	}
 	puller, err := remote.NewPuller(opts...) // one ping and one token for all requests
 	if err != nil {
+		return err
+	}
+	// The digest alone tells whether there is anything to fetch, and it costs none
+	// of what some registries count.
+	if head, err := puller.Head(ctx, ref); err == nil {
+		if known, err := d.seen(offer{identity: digest.Digest(head.Digest.String())}); known {
+			return err
+		}
+	} else if !headless(err) {
 		return err
 	}
 	desc, err := puller.Get(ctx, ref)
@@ -148,6 +169,22 @@ func (d *Database) checkSource(ctx context.Context, source string, transport htt
 	}
 	defer r.Close()
 	return d.take(ctx, r, o, false)
+}
+
+// headless reports whether a failed HEAD may be the fault of a registry that does
+// not know it: GET is tried then. One that says no, limits or is down is not asked
+// twice.
+func headless(err error) bool {
+	var t *transport.Error
+	if !errors.As(err, &t) {
+		var n net.Error
+		return !errors.As(err, &n) // an answer that says too little
+	}
+	switch t.StatusCode {
+	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+		return true
+	}
+	return false
 }
 
 // parseSource reads HOST/REPOSITORY:TAG with an optional scheme. The default

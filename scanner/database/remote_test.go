@@ -173,18 +173,18 @@ func TestSources(t *testing.T) {
 			t.Errorf("%s: requests (-want +got):\n%s", what, diff)
 		}
 	}
-	check("first fetch", "", "GET /v2/", "GET manifest", "GET blob", "GET blob")
+	check("first fetch", "", "GET /v2/", "HEAD manifest", "GET manifest", "GET blob", "GET blob")
 	old := s.Status().Digest
 	if st := s.Status(); !st.UpdatedAt.Equal(oldAt) || st.Source != first.ref || !st.LastCheck.Equal(now) || !st.DownloadedAt.Equal(now) {
 		t.Errorf("status %+v", st)
 	}
-	check("nothing new", old, "GET /v2/", "GET manifest")
+	check("nothing new", old, "GET /v2/", "HEAD manifest")
 	if got := second.take(); len(got) > 0 {
 		t.Errorf("the second source was asked although the first answers: %v", got)
 	}
 
 	first.push(t, artifact(t, archive(t, "new"), layerType))
-	check("an update", "", "GET /v2/", "GET manifest", "GET blob", "GET blob")
+	check("an update", "", "GET /v2/", "HEAD manifest", "GET manifest", "GET blob", "GET blob")
 	fresh := s.Status().Digest
 	if fresh == old {
 		t.Error("the update was not adopted")
@@ -192,7 +192,7 @@ func TestSources(t *testing.T) {
 	// The first goes down, the second has the same artifact.
 	first.failing(func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(http.StatusBadGateway); return true })
 	check("fallback", fresh, "GET /v2/")
-	if diff := cmp.Diff([]string{"GET /v2/", "GET manifest"}, second.take()); diff != "" {
+	if diff := cmp.Diff([]string{"GET /v2/", "HEAD manifest"}, second.take()); diff != "" {
 		t.Errorf("second source (-want +got):\n%s", diff)
 	}
 }
@@ -232,29 +232,29 @@ func TestSourceFailures(t *testing.T) {
 		{"layer cut short", good, onLayer(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", fmt.Sprint(len(fresh)))
 			_, _ = w.Write(fresh[:len(fresh)/2])
-		}), database.ReasonDigest, []string{"GET /v2/", "GET manifest", "GET blob", "GET blob"}},
+		}), database.ReasonDigest, []string{"GET /v2/", "HEAD manifest", "GET manifest", "GET blob", "GET blob"}},
 		{"layer cut short, well-formed", good, onLayer(func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write(fresh[:len(fresh)/2])
-		}), "", []string{"GET /v2/", "GET manifest", "GET blob", "GET blob"}},
+		}), "", []string{"GET /v2/", "HEAD manifest", "GET manifest", "GET blob", "GET blob"}},
 		{"another layer", good, onLayer(func(w http.ResponseWriter, _ *http.Request) {
 			b := bytes.Clone(fresh)
 			b[len(b)/2] ^= 1
 			_, _ = w.Write(b)
-		}), "", []string{"GET /v2/", "GET manifest", "GET blob", "GET blob"}},
+		}), "", []string{"GET /v2/", "HEAD manifest", "GET manifest", "GET blob", "GET blob"}},
 		{"another database in place of the layer", good, onLayer(func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write(archive(t, "old"))
-		}), "", []string{"GET /v2/", "GET manifest", "GET blob", "GET blob"}},
+		}), "", []string{"GET /v2/", "HEAD manifest", "GET manifest", "GET blob", "GET blob"}},
 		{"layer is gone", good, onLayer(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) }),
-			"", []string{"GET /v2/", "GET manifest", "GET blob", "GET blob"}},
+			"", []string{"GET /v2/", "HEAD manifest", "GET manifest", "GET blob", "GET blob"}},
 		{"another media type", artifact(t, fresh, "application/vnd.oci.image.layer.v1.tar+gzip"), nil,
-			"", []string{"GET /v2/", "GET manifest"}},
-		{"two layers", two, nil, "", []string{"GET /v2/", "GET manifest"}},
+			"", []string{"GET /v2/", "HEAD manifest", "GET manifest"}},
+		{"two layers", two, nil, "", []string{"GET /v2/", "HEAD manifest", "GET manifest"}},
 		{"an older one", artifact(t, edit(t, "new", oldAt.Add(-time.Hour), func(string) {}), layerType), nil,
-			database.ReasonOlder, []string{"GET /v2/", "GET manifest"}},
+			database.ReasonOlder, []string{"GET /v2/", "HEAD manifest"}},
 		{"an empty one", artifact(t, edit(t, "new", newAt, emptyDatabase(t)), layerType), nil,
-			database.ReasonEmpty, []string{"GET /v2/", "GET manifest"}},
+			database.ReasonEmpty, []string{"GET /v2/", "HEAD manifest"}},
 		{"not an archive", artifact(t, []byte("this is not an archive at all"), layerType), nil,
-			database.ReasonArchive, []string{"GET /v2/", "GET manifest"}},
+			database.ReasonArchive, []string{"GET /v2/", "HEAD manifest"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			src := newSource(t)

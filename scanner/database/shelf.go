@@ -38,6 +38,8 @@ const (
 type pointer struct {
 	Current  digest.Digest `json:"current,omitempty"`
 	Previous digest.Digest `json:"previous,omitempty"`
+	// RolledBack are those that operators turned away from, kept or not.
+	RolledBack rollbacks `json:"rolledBack,omitempty"`
 }
 
 // offer is where a database comes from.

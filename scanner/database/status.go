@@ -21,6 +21,11 @@ type Status struct {
 	LastCheck    time.Time     `json:"lastCheck,omitzero"`  // of path or sources
 	NextCheck    time.Time     `json:"nextCheck,omitzero"`  // while Run runs
 	LastError    string        `json:"lastError,omitempty"` // of the last check or import; empty after a success
+	// RolledBack is the database that an operator rolled back from, with the time of
+	// that; no source brings it back.
+	RolledBack   digest.Digest  `json:"rolledBack,omitempty"`
+	RolledBackAt time.Time      `json:"rolledBackAt,omitzero"`
+	Sources      []SourceStatus `json:"sources,omitempty"` // in order of preference
 }
 
 // Status reports the adopted database and the last attempt to renew it.
@@ -36,6 +41,10 @@ func (d *Database) Status() Status {
 		s.DownloadedAt, s.Source, s.Counts = c.DownloadedAt, c.Source, c.Counts
 		s.Age = d.cfg.Now().Sub(c.UpdatedAt)
 	}
+	if n := len(d.rolledBack); n > 0 {
+		s.RolledBack, s.RolledBackAt = d.rolledBack[n-1].Digest, d.rolledBack[n-1].At
+	}
+	s.Sources = d.sourceStatus()
 	return s
 }
 
@@ -45,17 +54,26 @@ func (d *Database) standing() *record {
 	return d.current
 }
 
-func (d *Database) previousDigest() digest.Digest {
+// pointer is what the shelf should say of what is adopted now.
+func (d *Database) pointer() pointer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.previous
+	p := pointer{Previous: d.previous, RolledBack: d.rolledBack}
+	if d.current != nil {
+		p.Current = d.current.Digest
+	}
+	return p
 }
 
-func (d *Database) set(r *record, previous digest.Digest) {
+func (d *Database) set(r *record, previous digest.Digest, back rollbacks) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.current, d.previous = r, previous
+	d.current, d.previous, d.rolledBack = r, previous, back
 	clear(d.refused) // they were judged beside another
+	select {
+	case d.moved <- struct{}{}:
+	default:
+	}
 }
 
 // rename records under which name the standing content was offered last.
@@ -74,7 +92,7 @@ func (d *Database) note(err error) {
 	defer d.mu.Unlock()
 	d.lastError = err
 	if err != nil {
-		d.metrics.failures.Inc()
+		d.metrics.failures.WithLabelValues(failureReason(err)).Inc()
 	}
 }
 
@@ -91,7 +109,7 @@ func (d *Database) age() float64 {
 
 type metrics struct {
 	adoptions prometheus.Counter
-	failures  prometheus.Counter
+	failures  *prometheus.CounterVec
 	refusals  *prometheus.CounterVec
 }
 
@@ -101,9 +119,9 @@ func newMetrics(reg prometheus.Registerer, kind string, age func() float64) *met
 		adoptions: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pratique_database_adoptions_total", Help: "Databases adopted since the start.", ConstLabels: labels,
 		}),
-		failures: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "pratique_database_failures_total", Help: "Checks and imports that failed; the standing database stayed.", ConstLabels: labels,
-		}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pratique_database_failures_total", Help: "Checks and imports that failed, by reason; the standing database stayed.", ConstLabels: labels,
+		}, []string{"reason"}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pratique_database_refusals_total", Help: "Databases that were fetched and not adopted, by reason.", ConstLabels: labels,
 		}, []string{"reason"}),
