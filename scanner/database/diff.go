@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -91,8 +92,7 @@ func (d *Database) fingerprint(ctx context.Context, dg digest.Digest) (fingerpri
 	if err == nil {
 		f := fingerprint(raw)
 		if err = f.check(); err == nil {
-			now := d.cfg.Now()
-			_ = os.Chtimes(name, now, now) // used ones are kept longest
+			_ = os.Chtimes(name, time.Time{}, time.Now()) // used ones are kept longest
 			return f, nil
 		}
 		d.cfg.Log.WarnContext(ctx, "kept fingerprint of a database cannot be used", "digest", dg, "error", err)
@@ -125,10 +125,6 @@ func (d *Database) keepFingerprint(name string, f fingerprint) error {
 		err = tmp.Sync()
 	}
 	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	now := d.cfg.Now()
-	if err := os.Chtimes(tmp.Name(), now, now); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp.Name(), name); err != nil {
