@@ -34,3 +34,6 @@ func FailStep(b *Blobs, name string, fail func(do func() error) error) {
 
 // Crash ends b as a process that is killed does: its locks go, its files stay.
 func Crash(b *Blobs) { _ = b.spool.lock.Close() }
+
+// Measure counts the blobs anew.
+func Measure(ctx context.Context, b *Blobs) error { return b.measure(ctx) }
