@@ -135,6 +135,15 @@ func (m *verdicts) recall(ref pratique.Ref, image digest.Digest, client netip.Ad
 	return e.verdict, true
 }
 
+// has tells whether there is any verdict to recall, standing or not.
+func (m *verdicts) has(ref pratique.Ref, image digest.Digest, client netip.Addr) bool {
+	if m == nil {
+		return false
+	}
+	_, ok := m.entries.get(m.key(ref, image, client))
+	return ok
+}
+
 // keep remembers a verdict made at decidedAt from the report read after stamp.
 // A failed report is looked at each time: a scan may have to be opened anew.
 func (m *verdicts) keep(ref pratique.Ref, client netip.Addr, r pratique.Report, v pratique.Verdict, stamp uint64, decidedAt time.Time) {
