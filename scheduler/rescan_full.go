@@ -53,7 +53,7 @@ func (r *Rescanner) pass(ctx context.Context) (Pass, error) {
 	defer r.metrics.running.Set(0)
 	t := &task{engine: e, from: e, now: r.cfg.Now(), delta: Delta{All: true}, advance: true}
 	images, err := r.carryOut(ctx, t)
-	p := Pass{Components: t.matched, Differences: len(t.changed), Failed: len(t.failed), Images: images}
+	p := Pass{Components: t.matched, Differences: t.differences, Failed: len(t.failed), Images: images}
 	r.metrics.differences.Add(float64(p.Differences))
 	if p.Differences > 0 {
 		r.cfg.Log.ErrorContext(ctx, "a full pass found what rescans missed; it is put right, please report this",

@@ -35,10 +35,12 @@ type task struct {
 	matched int
 	all     []pratique.ComponentID // matched, when interrupted
 	changed []pratique.ComponentID
-	sample  []string // some of changed, in words
-	failed  map[pratique.ComponentID]pratique.Component
-	failure error // one of them
-	asked   int   // how many had failed when others were asked about
+	// differences are those of changed that this engine said.
+	differences int
+	sample      []string // some of changed, in words
+	failed      map[pratique.ComponentID]pratique.Component
+	failure     error // one of them
+	asked       int   // how many had failed when others were asked about
 }
 
 // idle reports whether nothing has to be done.
@@ -48,10 +50,8 @@ func (t *task) idle() bool {
 
 // concerns are the components whose images are told.
 func (t *task) concerns() []pratique.ComponentID {
-	if t.interrupted { // what the dead process found changed is not known any more
-		return t.all
-	}
-	return t.changed
+	// What a dead process found changed is not known any more.
+	return slices.Concat(t.changed, t.all)
 }
 
 // keysAtOnce is how many keys are looked up in one query.
@@ -154,13 +154,13 @@ func (r *Rescanner) match(ctx context.Context, t *task, cs iter.Seq2[pratique.Co
 // must not keep the others from being current.
 func (r *Rescanner) matchBatch(ctx context.Context, t *task, cs []pratique.Component) error {
 	changed, e, err := r.matching.Match(ctx, cs)
+	t.note(cs, changed, sameEngine(e, t.engine), err == nil) // a failed call may have stored some
+	r.metrics.components.WithLabelValues("changed").Add(float64(len(changed)))
 	switch {
 	case err == nil && !sameEngine(e, t.engine):
 		return fmt.Errorf("%w: %s instead of %s", store.ErrSuperseded, e.Database, t.engine.Database)
 	case err == nil:
-		t.note(cs, changed)
 		r.metrics.components.WithLabelValues("same").Add(float64(len(cs) - len(changed)))
-		r.metrics.components.WithLabelValues("changed").Add(float64(len(changed)))
 		return nil
 	case ctx.Err() != nil, errors.Is(err, store.ErrSuperseded), errors.Is(err, pratique.ErrNoDatabase):
 		return err
@@ -178,12 +178,18 @@ func (r *Rescanner) matchBatch(ctx context.Context, t *task, cs []pratique.Compo
 // sampleSize is how many components an error names.
 const sampleSize = 10
 
-func (t *task) note(cs []pratique.Component, changed []pratique.ComponentID) {
+func (t *task) note(cs []pratique.Component, changed []pratique.ComponentID, ours, matched bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.matched += len(cs)
 	t.changed = append(t.changed, changed...)
-	if t.interrupted {
+	if !ours { // another database says something else, of course
+		return
+	}
+	t.differences += len(changed)
+	if matched {
+		t.matched += len(cs)
+	}
+	if matched && t.interrupted {
 		for _, c := range cs {
 			t.all = append(t.all, c.ID())
 		}
@@ -225,8 +231,8 @@ func (r *Rescanner) fail(ctx context.Context, t *task, c pratique.Component, err
 // canaries is how many others are asked about.
 const canaries = 64
 
-// canary matches some components at random, other than those that failed. When none
-// of them can be matched, it is not the components that are at fault.
+// canary matches some components at random, other than those that failed. When most
+// of them cannot be matched either, it is not the components that are at fault.
 func (r *Rescanner) canary(ctx context.Context, t *task) error {
 	var some []pratique.Component
 	n := 0
@@ -246,22 +252,26 @@ func (r *Rescanner) canary(ctx context.Context, t *task) error {
 			some[i] = c
 		}
 	}
+	good := 0
 	for _, c := range some {
 		changed, e, err := r.matching.Match(ctx, []pratique.Component{c})
-		if err == nil && sameEngine(e, t.engine) {
-			t.note([]pratique.Component{c}, changed)
-			return nil
-		}
-		if ctx.Err() != nil {
+		ours := sameEngine(e, t.engine)
+		t.note([]pratique.Component{c}, changed, ours, err == nil)
+		switch {
+		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		}
-		if err == nil || errors.Is(err, store.ErrSuperseded) {
+		case errors.Is(err, store.ErrSuperseded), err == nil && !ours:
 			return fmt.Errorf("%w: while components could not be matched", store.ErrSuperseded)
+		case err == nil:
+			good++
 		}
+	}
+	if good > len(some)/2 {
+		return nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return fmt.Errorf("%d components cannot be matched, nor can others; the last: %w", len(t.failed), t.failure)
+	return fmt.Errorf("%d components cannot be matched, nor can %d of %d others; the last: %w", len(t.failed), len(some)-good, len(some), t.failure)
 }
 
 // renew brings what no component decides up to another version of Trivy. An image of
