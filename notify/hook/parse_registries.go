@@ -3,6 +3,8 @@ package hook
 import (
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -52,9 +54,7 @@ func quay(m *message) ([]event, error) {
 		if err := decode(p.Tags, &byTag); err != nil {
 			return nil, err
 		}
-		for tag := range byTag {
-			tags = append(tags, tag)
-		}
+		tags = slices.Sorted(maps.Keys(byTag))
 	} else if err := decode(p.Tags, &tags); err != nil {
 		return nil, errors.New("updated_tags is no list of names")
 	}

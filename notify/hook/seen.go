@@ -70,7 +70,7 @@ func (s *seen) forget(e event) {
 	delete(s.tags, e.about())
 }
 
-// trim makes room: of what is old first, else of anything.
+// trim makes room for many, now and then: what is old goes, then anything.
 func trim[T any](m map[string]T, old func(T) bool) {
 	if len(m) < maxSeen {
 		return
@@ -81,7 +81,7 @@ func trim[T any](m map[string]T, old func(T) bool) {
 		}
 	}
 	for k := range m {
-		if len(m) < maxSeen {
+		if len(m) <= maxSeen*3/4 {
 			return
 		}
 		delete(m, k)
