@@ -61,7 +61,11 @@ func (g *Gate) judge(ctx context.Context, d pratique.Decision, q *inquiry, stamp
 	if q.explained != nil {
 		q.explained.note(d.Image.Digest, g.policies, f)
 	}
-	g.memory.keep(d.Ref, q.client, d.Report, d.Verdict, stamp, f.Now)
+	if !q.whole || g.memory.has(d.Ref, d.Image.Digest, q.client) {
+		// What nobody pulls is not to drive out what somebody does, when all images are
+		// looked at.
+		g.memory.keep(d.Ref, q.client, d.Report, d.Verdict, stamp, f.Now)
+	}
 	return d, nil
 }
 

@@ -21,16 +21,19 @@ func (g *Gate) StandingFor(ctx context.Context, ref pratique.Ref, img pratique.I
 	q.whole = true
 	defer q.close()
 	d := pratique.Decision{Ref: ref.At(img.Digest), Image: img}
-	if _, foreign := img.Foreign(); !foreign {
-		_, err := g.standing(ctx, img)
-		switch {
-		case errors.Is(err, pratique.ErrNotFound):
-			// image would open a scan now.
-			d.Report = pratique.Report{Image: img.Digest}
-			return g.judge(ctx, d, q, 0)
-		case err != nil:
-			return d, err
-		}
+	if _, foreign := img.Foreign(); foreign {
+		return g.image(ctx, d.Ref, img, q)
 	}
-	return g.image(ctx, d.Ref, img, q)
+	stamp := g.memory.stamp(img.Digest)
+	report, err := g.standing(ctx, img)
+	switch {
+	case errors.Is(err, pratique.ErrNotFound):
+		// image would open a scan now.
+		d.Report = pratique.Report{Image: img.Digest}
+		return g.judge(ctx, d, q, 0)
+	case err != nil:
+		return d, err
+	}
+	d.Report = report
+	return g.judge(ctx, d, q, stamp)
 }
