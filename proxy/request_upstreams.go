@@ -40,6 +40,9 @@ func NewUpstreamIndex(upstreams map[string]string) (*UpstreamIndex, error) {
 	}
 	slices.Sort(x.names)
 	for _, key := range x.names {
+		if key == OwnName {
+			return nil, fmt.Errorf("%w upstream key %q: it is Pratique's own", pratique.ErrInvalid, key)
+		}
 		if len(key) > maxKey || strings.Contains(key, "/") || !pratique.ValidRepo(key) {
 			return nil, fmt.Errorf("%w upstream key %q: want one element of a repository's name, such as docker.io (an upstream with a port needs a key without it)", pratique.ErrInvalid, key)
 		}
@@ -135,9 +138,15 @@ func (x *UpstreamIndex) Ref(ref pratique.Ref) (pratique.Ref, error) {
 	return ref, nil
 }
 
-// prefixed reads UPSTREAM/REPOSITORY.
+// prefixed reads UPSTREAM/REPOSITORY, or a name of Pratique's own.
 func (x *UpstreamIndex) prefixed(name string) (key, repo string, err error) {
 	first, rest, _ := strings.Cut(name, "/")
+	if first == OwnName { // as it is written: it is nobody's host
+		if !pratique.ValidRepo(rest) {
+			return "", "", Errorf(CodeNameInvalid, "%.80q is no name of a repository", name)
+		}
+		return OwnName, rest, nil
+	}
 	key, ok := x.key(first)
 	if !ok {
 		return "", "", x.unknown(first)
