@@ -24,6 +24,9 @@ type RescanConfig struct {
 	// most a thousand. After a process that died in the middle of a rescan it is told
 	// all that the rest of the rescan may concern. If nil, nobody is told.
 	Changed func(ctx context.Context, images []digest.Digest)
+	// Done is told of every rescan that came to its end, after Changed; also of one
+	// that had nothing to do. If nil, nobody is told.
+	Done func(ctx context.Context, r Rescanned)
 	// Images and Rematch renew what of a report no component decides (ends of life),
 	// when another version of Trivy came into use. If nil, nothing is renewed.
 	Images  func(ctx context.Context) iter.Seq2[digest.Digest, error]
@@ -45,6 +48,16 @@ type RescanConfig struct {
 	// Metrics receives pratique_scheduler_rescan_* and _fullpass_*. If nil, none are
 	// registered.
 	Metrics prometheus.Registerer
+}
+
+// Rescanned is what a rescan did.
+type Rescanned struct {
+	Engine     pratique.Engine // that everything is current with
+	All        bool            // everything was matched again
+	Components int             // that were matched
+	Changed    int             // of which something else is known than before
+	Images     int             // that hold one of those
+	Took       time.Duration
 }
 
 // Rescanner keeps what is known of components current with the database in use:
@@ -91,6 +104,9 @@ func NewRescanner(matching Matching, fleet Fleet, differ Differ, cfg RescanConfi
 	}
 	if cfg.Changed == nil {
 		cfg.Changed = func(context.Context, []digest.Digest) {}
+	}
+	if cfg.Done == nil {
+		cfg.Done = func(context.Context, Rescanned) {}
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -203,6 +219,7 @@ func (r *Rescanner) follow(ctx context.Context, e pratique.Engine) error {
 	r.metrics.phase("diff", start)
 	if t.idle() {
 		r.settled = true
+		r.cfg.Done(context.WithoutCancel(ctx), Rescanned{Engine: e, Took: time.Since(start)})
 		return nil
 	}
 	r.metrics.running.Set(1)
@@ -211,6 +228,9 @@ func (r *Rescanner) follow(ctx context.Context, e pratique.Engine) error {
 	if err != nil {
 		return err
 	}
+	r.cfg.Done(context.WithoutCancel(ctx), Rescanned{
+		Engine: e, All: t.delta.All, Components: t.matched, Changed: len(t.changed), Images: images, Took: time.Since(start),
+	})
 	r.cfg.Log.InfoContext(ctx, "rescanned", "database", e.Database, "former", t.from.Database, "all", t.delta.All,
 		"keys", len(t.delta.Keys), "vulnerabilities", len(t.delta.Vulnerabilities),
 		"components", t.matched, "changed", len(t.changed), "failed", len(t.failed), "images", images, "took", time.Since(start))
