@@ -133,7 +133,7 @@ func NewWatcher(n *Notifier, src Sources, cfg WatcherConfig) *Watcher {
 	or(&cfg.Soon, 3*24*time.Hour)
 	return &Watcher{
 		n: n, src: src, cfg: cfg, wake: make(chan struct{}, 1), seed: maphash.MakeSeed(), changed: map[digest.Digest]time.Time{},
-		stamps: map[uint64]stamped{}, effects: map[digest.Digest]*effects{}, seen: map[string]bool{}, failed: map[string]bool{},
+		stamps: map[uint64]stamped{}, updates: map[digest.Digest]*update{}, effects: map[digest.Digest]*effects{}, seen: map[string]bool{}, failed: map[string]bool{},
 	}
 }
 
@@ -227,7 +227,8 @@ func (w *Watcher) Look(ctx context.Context) {
 	}
 	now := w.n.cfg.Now().UTC()
 	// Each kind on its own: one that fails does not hide the others. The database
-	// goes first, so that the change of verdicts follows what caused it.
+	// goes first, so that the change of verdicts follows what caused it, unless it
+	// waits to tell what it did.
 	for _, kind := range []struct {
 		name string
 		look func(context.Context, time.Time) error
@@ -236,6 +237,7 @@ func (w *Watcher) Look(ctx context.Context) {
 		{"tags", w.lookTags},
 		{"exceptions", w.lookExceptions},
 		{"images", w.lookImages},
+		{"what the database did", w.lookDatabase},
 		{"pulls", w.lookPulls},
 	} {
 		w.tell(ctx, kind.name, kind.look(ctx, now))

@@ -21,22 +21,16 @@ type Update struct {
 	All bool
 	// Components were matched again, and of Changed of them it says something else.
 	Components, Changed int
-	Took                time.Duration
-	// Images hold one of those. They are looked at.
-	Images []digest.Digest
+	// Images hold one of those. ChangedAll was told of them before.
+	Images int
+	Took   time.Duration
 }
 
 // Updated says that everything is current with a database. It returns at once; that
 // database is told to be in use once its images were looked at.
 func (w *Watcher) Updated(u Update) {
-	w.ChangedAll(u.Images)
-	images := len(u.Images)
-	u.Images = nil
 	w.mu.Lock()
-	if w.updates == nil {
-		w.updates = map[digest.Digest]*update{}
-	}
-	w.updates[u.Database] = &update{Update: u, images: images}
+	w.updates[u.Database] = &update{Update: u}
 	w.mu.Unlock()
 	w.wakeUp()
 }
@@ -44,7 +38,6 @@ func (w *Watcher) Updated(u Update) {
 // update is one whose event is to come.
 type update struct {
 	Update
-	images int
 	looked bool // all its images were
 }
 
@@ -167,7 +160,7 @@ func (w *Watcher) effectOf(database digest.Digest, now time.Time) (*Effect, bool
 		return nil, w.cfg.Settle > 0 && now.Sub(w.noticed.at) < w.cfg.Settle
 	}
 	out := &Effect{
-		All: u.All, Components: u.Components, Changed: u.Changed, Images: u.images, Seconds: u.Took.Seconds(), Findings: map[pratique.ChangeKind]int{},
+		All: u.All, Components: u.Components, Changed: u.Changed, Images: u.Images, Seconds: u.Took.Seconds(), Findings: map[pratique.ChangeKind]int{},
 	}
 	if e := w.effects[database]; e != nil {
 		out.Findings, out.Refused, out.Admitted = maps.Clone(e.findings), e.refused, e.admitted

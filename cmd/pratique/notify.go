@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,6 +52,26 @@ func (r *reported) tell(image digest.Digest) {
 	}
 }
 
+// changed tells of images whose components are known otherwise than before:
+// scheduler.RescanConfig.Changed.
+func (r *reported) changed(_ context.Context, images []digest.Digest) {
+	if w := r.watcher.Load(); w != nil {
+		w.ChangedAll(images)
+	}
+}
+
+// rescanned tells what a database did: scheduler.RescanConfig.Done.
+func (r *reported) rescanned(_ context.Context, d scheduler.Rescanned) {
+	if w := r.watcher.Load(); w != nil {
+		w.Updated(notify.Update{
+			Database: d.Engine.Database, All: d.All, Components: d.Components, Changed: d.Changed, Images: d.Images, Took: d.Took,
+		})
+	}
+}
+
+// settle is how long the event of an update waits for the rescan to tell what it did.
+const settle = 10 * time.Minute
+
 // events are those that go out. It implements web.Events.
 type events struct {
 	*sqlite.DB
@@ -77,7 +98,7 @@ func newEvents(cfg config.Config, state *sqlite.DB, l *live, matcher *match.Matc
 		Version: func() string {
 			return l.current.Load().policies.Version() + " " + strconv.FormatUint(l.facts.Stamp(), 10)
 		},
-	}, notify.WatcherConfig{})
+	}, notify.WatcherConfig{Settle: settle})
 	reports.watcher.Store(w)
 	e.parts = []rungroup.Part{
 		{Name: "notify", Run: untilStopped(n.Run)},
