@@ -58,13 +58,20 @@ func (r Request) Blob() bool {
 // StartUpstream starts one with the sample images in it.
 func StartUpstream(t testing.TB) *Upstream {
 	t.Helper()
+	return startUpstream(t, "")
+}
+
+// startUpstream starts one with more YAML in the registry's configuration.
+func startUpstream(t testing.TB, extra string) *Upstream {
+	t.Helper()
 	dir, addr := workdir(t, "upstream"), freeAddr(t)
 	config := filepath.Join(dir, "config.yml")
 	text := fmt.Sprintf(`version: 0.1
 log: {level: warn, accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: %q}}
 http: {addr: %q, secret: e2e}
-`, filepath.Join(dir, "data"), addr)
+%s
+`, filepath.Join(dir, "data"), addr, extra)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -29,11 +29,8 @@ type hooks struct {
 	parts []rungroup.Part
 }
 
-// newHooks takes the webhooks of the configured callers; without any it does nothing.
+// newHooks takes the webhooks of the configured callers; without any nobody may call.
 func newHooks(ctx context.Context, cfg config.Config, state *sqlite.DB, cache *proxy.Cache, gate hook.Gate, log *slog.Logger, metrics prometheus.Registerer) (*hooks, error) {
-	if len(cfg.Hooks.From) == 0 {
-		return &hooks{}, nil
-	}
 	receivers, err := newReceivers(cfg)
 	if err != nil {
 		return nil, err
@@ -46,6 +43,9 @@ func newHooks(ctx context.Context, cfg config.Config, state *sqlite.DB, cache *p
 	handler, err := hook.New(receivers, queue, hook.Config{Log: log, Metrics: metrics})
 	if err != nil {
 		return nil, fmt.Errorf("hooks.from: %w", err)
+	}
+	if len(cfg.Hooks.From) == 0 {
+		return &hooks{}, nil
 	}
 	h := &hooks{parts: []rungroup.Part{{Name: "pushes", Run: untilStopped(queue.Run)}}}
 	if cfg.Hooks.Listen == "" {
