@@ -21,7 +21,8 @@ import (
 // shelf is the directory in which databases are kept:
 //
 //	current           pointer: digests of the current and the previous one
-//	<sha256 hex>/     a database: its file, metadata.json, adopted.json
+//	<sha256 hex>/     a database: its file, metadata.json, adopted.json; beside
+//	                  them the copy that is served to others, see Artifact
 //	.staging-*/       one that is being fetched
 //
 // A directory with a digest's name is complete and synced before it has that
@@ -132,24 +133,36 @@ func encoded(d digest.Digest) string {
 // cold file into the page cache in one sequential read, and which proves that
 // it is what was verified when it was adopted.
 func (s shelf) load(k kind, d digest.Digest) (*record, error) {
+	rec, err := s.record(d)
+	if err != nil {
+		return nil, err
+	}
+	got, _, err := content(k, rec.dir)
+	if err != nil {
+		return nil, err
+	}
+	if got != d {
+		return nil, refusal(ReasonCorrupt, "kept database %s now reads as %s", d, got)
+	}
+	return &rec, nil
+}
+
+// record reads what is said of a kept database.
+func (s shelf) record(d digest.Digest) (record, error) {
 	dir := filepath.Join(s.dir, encoded(d))
 	raw, err := os.ReadFile(filepath.Join(dir, recordFile))
 	if err != nil {
-		return nil, err
+		return record{}, err
 	}
 	var rec record
 	if err := json.Unmarshal(raw, &rec); err != nil {
-		return nil, fmt.Errorf("%s: %w", recordFile, err)
+		return record{}, fmt.Errorf("%s: %w", recordFile, err)
 	}
-	got, _, err := content(k, dir)
-	if err != nil {
-		return nil, err
-	}
-	if got != d || rec.Digest != d {
-		return nil, refusal(ReasonCorrupt, "kept database %s now reads as %s", d, got)
+	if rec.Digest != d {
+		return record{}, refusal(ReasonCorrupt, "kept database %s calls itself %s", d, rec.Digest)
 	}
 	rec.dir = dir
-	return &rec, nil
+	return rec, nil
 }
 
 // content is the identity of a database: the digest over its file and the parts
@@ -180,7 +193,11 @@ func content(k kind, dir string) (digest.Digest, metadata, error) {
 	if _, err := io.Copy(h, bufio.NewReaderSize(f, 1<<20)); err != nil {
 		return "", metadata{}, err
 	}
-	return digest.FromString(fmt.Sprintf("%s %x %d %s", k.file, h.Sum(nil), m.Version, m.UpdatedAt.Format(time.RFC3339Nano))), m, nil
+	return contentDigest(k, h.Sum(nil), m.Version, m.UpdatedAt), m, nil
+}
+
+func contentDigest(k kind, sum []byte, version int, updatedAt time.Time) digest.Digest {
+	return digest.FromString(fmt.Sprintf("%s %x %d %s", k.file, sum, version, updatedAt.UTC().Format(time.RFC3339Nano)))
 }
 
 // staged is a database that is complete on disk but nobody's yet.
