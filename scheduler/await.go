@@ -38,7 +38,7 @@ func (s *Scheduler) Report(ctx context.Context, image digest.Digest) (pratique.R
 // Request opens a scan without waiting for it, whether a report stands or not.
 // One that was asked for or ended within the last seconds will do.
 func (s *Scheduler) Request(ctx context.Context, ref pratique.Ref) error {
-	return s.open(ctx, ref, PriorityWebhook)
+	return s.open(ctx, ref, max(PriorityWebhook, hurry(ctx)))
 }
 
 // Await returns the standing report. If none stands, it makes sure that a scan
@@ -48,6 +48,9 @@ func (s *Scheduler) Request(ctx context.Context, ref pratique.Ref) error {
 // the last attempt failed, if one did. The scan goes on in both cases.
 //
 // A standing report that failed because of us is treated as by Report.
+//
+// Who waits in a context that is pratique.Unhurried does not count as a pull: the
+// job has its turn with the schedules'.
 func (s *Scheduler) Await(ctx context.Context, ref pratique.Ref) (pratique.Report, error) {
 	r, err := s.reports.Report(ctx, ref.Digest)
 	if err == nil {
@@ -61,7 +64,7 @@ func (s *Scheduler) Await(ctx context.Context, ref pratique.Ref) (pratique.Repor
 	}
 	w := s.enter(ref.Digest) // before the job is opened, or its end could be missed
 	defer s.leave(ref.Digest, w)
-	if err := s.open(ctx, ref, PriorityPull); err != nil {
+	if err := s.open(ctx, ref, hurry(ctx)); err != nil {
 		return pratique.Report{}, err
 	}
 	// A job that ended between the first look and enter left a report.
@@ -69,6 +72,14 @@ func (s *Scheduler) Await(ctx context.Context, ref pratique.Ref) (pratique.Repor
 		return r, nil
 	}
 	return s.wait(ctx, ref, w)
+}
+
+// hurry is the priority of what is awaited.
+func hurry(ctx context.Context) Priority {
+	if pratique.IsUnhurried(ctx) {
+		return PrioritySchedule
+	}
+	return PriorityPull
 }
 
 // wait for the end of an attempt that can be told to the client.
@@ -89,7 +100,7 @@ func (s *Scheduler) wait(ctx context.Context, ref pratique.Ref, w *waiter) (prat
 			if r, err := s.reports.Report(ctx, ref.Digest); err == nil {
 				return r, nil
 			}
-			if err := s.open(ctx, ref, PriorityPull); err != nil {
+			if err := s.open(ctx, ref, hurry(ctx)); err != nil {
 				return pratique.Report{}, err
 			}
 		case <-ctx.Done():
@@ -118,7 +129,7 @@ func (s *Scheduler) stale(r pratique.Report) bool {
 // here is not the caller's.
 func (s *Scheduler) again(ctx context.Context, ref pratique.Ref, err error) {
 	if err == nil {
-		err = s.open(ctx, ref, PriorityPull)
+		err = s.open(ctx, ref, hurry(ctx))
 	}
 	if err != nil {
 		s.cfg.Log.ErrorContext(ctx, "failed scan cannot be tried again", "image", ref, "error", err)

@@ -41,8 +41,14 @@ type Catalog interface {
 type Config struct {
 	// Workers is how many scans run at once. Most of a scan is waiting for
 	// transfers; how many layers are analysed at once is limited by the analyzer.
-	// If zero, 4×GOMAXPROCS, at least 8.
+	// If zero, 16.
 	Workers int
+	// PullWorkers is how many of the workers only pulls that wait may have; negative
+	// is none. If zero, a quarter, at least one of two.
+	PullWorkers int
+	// BackgroundWorkers is how many of the workers pulls may not have, so that what
+	// nobody waits for goes on; negative is none. If zero, one of two or more.
+	BackgroundWorkers int
 	// Lease is how long a job is held without being renewed; it is renewed at a
 	// third of it. If zero, 1 minute.
 	Lease time.Duration
@@ -71,6 +77,13 @@ type Config struct {
 	// can have a scan that failed because of us tried again. If nil, the reports'
 	// store, when it is one; else only Await and Request can.
 	Catalog Catalog
+	// Jobs is the queue for housekeeping and metrics. If nil, the queue, when it is
+	// one; else what died is kept.
+	Jobs Jobs
+	// KeepDead is how long jobs that were given up are kept, and MaxDead how many. If
+	// zero, 30 days and 10,000.
+	KeepDead time.Duration
+	MaxDead  int
 	// Rematches is how many reports are renewed at once after the database moved.
 	// If zero, GOMAXPROCS.
 	Rematches int
@@ -91,6 +104,17 @@ func (c Config) withDefaults() Config {
 	if c.Workers <= 0 {
 		c.Workers = 16
 	}
+	if c.PullWorkers == 0 && c.Workers > 1 {
+		c.PullWorkers = max(1, c.Workers/4)
+	}
+	if c.BackgroundWorkers == 0 && c.Workers > 1 {
+		c.BackgroundWorkers = 1
+	}
+	c.PullWorkers, c.BackgroundWorkers = max(c.PullWorkers, 0), max(c.BackgroundWorkers, 0)
+	if c.MaxDead <= 0 {
+		c.MaxDead = 10_000
+	}
+	or(&c.KeepDead, 30*24*time.Hour)
 	if c.MaxAttempts <= 0 {
 		c.MaxAttempts = 6
 	}
@@ -130,6 +154,7 @@ type Scheduler struct {
 	waiting map[digest.Digest]map[*waiter]struct{} // pulls, by image
 	retries map[digest.Digest]time.Time            // when a failed job of this process is due again
 	asked   map[digest.Digest]request              // what need not be pushed again just now, by image
+	busy    share
 }
 
 // New returns a Scheduler that does nothing before Run.
@@ -145,7 +170,11 @@ func New(queue Queue, scanner Scanner, reports store.Reports, cfg Config) *Sched
 		retries:  make(map[digest.Digest]time.Time),
 		asked:    make(map[digest.Digest]request),
 	}
-	s.metrics = newMetrics(s.cfg.Metrics, queue)
+	if s.cfg.Jobs == nil {
+		s.cfg.Jobs, _ = queue.(Jobs)
+	}
+	pauses, _ := queue.(Pauses)
+	s.metrics = newMetrics(s.cfg.Metrics, queue, s.cfg.Jobs, pauses)
 	return s
 }
 
@@ -156,30 +185,32 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { s.rematchLoop(ctx) })
 	wg.Go(func() { s.forgotten(ctx) })
-	slots := make(chan struct{}, s.cfg.Workers)
-	for {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
+	wg.Go(func() { s.forgetDead(ctx) })
+	taken := 0
+	for ctx.Err() == nil {
+		room := s.room()
+		if len(room) == 0 {
+			select {
+			case <-s.wakeUp: // by a worker that is free again, or for nothing
+			case <-ctx.Done():
+			}
+			continue
 		}
-		j, err := s.queue.Take(ctx, s.cfg.Now(), s.cfg.Lease)
+		j, err := s.take(ctx, room, &taken)
 		if err == nil {
+			s.occupy(j)
 			wg.Go(func() {
-				defer func() { <-slots }()
+				defer s.leaveWorker(j)
 				s.work(ctx, j)
 			})
 			continue
 		}
-		<-slots
 		if ctx.Err() != nil {
-			return nil
+			break
 		}
 		if !errors.Is(err, pratique.ErrNotFound) {
 			s.cfg.Log.ErrorContext(ctx, "queue does not answer", "error", err)
-			if !sleep(ctx, s.cfg.Backoff) {
-				return nil
-			}
+			sleep(ctx, s.cfg.Backoff)
 			continue
 		}
 		idle := time.NewTimer(s.idle())
@@ -190,6 +221,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		}
 		idle.Stop()
 	}
+	return nil
 }
 
 // idle is how long an empty queue need not be looked at, if nothing wakes us.
@@ -207,6 +239,9 @@ func (s *Scheduler) idle() time.Duration {
 }
 
 func (s *Scheduler) wake() { notify(s.wakeUp) }
+
+// Wake has the queue looked at: what was paused or dead may be taken again.
+func (s *Scheduler) Wake() { s.wake() }
 
 // notify leaves a token in c, unless one is there.
 func notify(c chan struct{}) {

@@ -468,7 +468,7 @@ func TestWork(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	bubble("no more at once than workers", t, scheduler.Config{Workers: 3}, func(l *lab) {
+	bubble("no more at once than workers", t, scheduler.Config{Workers: 3, PullWorkers: -1}, func(l *lab) {
 		running, most := 0, 0
 		l.scanner.scan = func(context.Context, pratique.Ref, int) error {
 			l.queue.mu.Lock()

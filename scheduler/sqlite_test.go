@@ -49,7 +49,7 @@ func TestRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		s := scheduler.New(db, stateScanner{db, stuck}, db, scheduler.Config{Workers: workers, Catalog: db, Log: slog.New(slog.DiscardHandler)})
+		s := scheduler.New(db, stateScanner{db, stuck}, db, scheduler.Config{Workers: workers, PullWorkers: -1, Catalog: db, Log: slog.New(slog.DiscardHandler)})
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
 		during(s, db)

@@ -121,14 +121,15 @@ func (s *Scheduler) attempt(ctx context.Context, j Job) (r pratique.Report, err 
 	renewed := make(chan struct{})
 	go func() { defer close(renewed); s.renew(ctx, j, lose) }()
 	defer func() { lose(nil); <-renewed }()
-	s.metrics.running.Inc()
-	defer s.metrics.running.Dec()
 	defer func() {
 		if p := recover(); p != nil {
 			s.cfg.Log.ErrorContext(ctx, "scan panicked", "image", j.Ref, "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
+	if j.Priority != PriorityPull {
+		ctx = pratique.Unhurried(ctx)
+	}
 	r, err = s.scanner.Scan(ctx, j.Ref)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
