@@ -57,8 +57,13 @@ func (s *failingState) PutImage(ctx context.Context, image digest.Digest, cs []p
 	return s.write("components", func() error { return s.DB.PutImage(ctx, image, cs, os) })
 }
 
-func (s *failingState) PutMatches(ctx context.Context, db digest.Digest, ms map[pratique.ComponentID][]pratique.Vulnerability) error {
-	return s.write("matches", func() error { return s.DB.PutMatches(ctx, db, ms) })
+func (s *failingState) Begin(ctx context.Context, e pratique.Engine) error {
+	return s.write("engine", func() error { return s.DB.Begin(ctx, e) })
+}
+
+func (s *failingState) PutMatches(ctx context.Context, e pratique.Engine, at time.Time, ms map[pratique.ComponentID][]pratique.Vulnerability) (changed []pratique.ComponentID, err error) {
+	err = s.write("matches", func() (err error) { changed, err = s.DB.PutMatches(ctx, e, at, ms); return err })
+	return changed, err
 }
 
 func (s *failingState) PutReport(ctx context.Context, r pratique.Report) (out pratique.Report, err error) {

@@ -11,13 +11,15 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/store"
 )
 
 // maxSwaps is how many swaps of the database under one report are borne before
 // it is an error.
 const maxSwaps = 5
 
-// match makes and stores the report of an image whose content was read.
+// match makes and stores the report of an image whose content was read. The store
+// joins the vulnerabilities of its components to it.
 func (s *Scanner) match(ctx context.Context, img pratique.Image, key string, inv pratique.Inventory, claims pratique.ConfigFacts) (pratique.Report, error) {
 	components, occurrences := inv.Components()
 	if err := s.state.PutImage(ctx, img.Digest, components, occurrences); err != nil {
@@ -27,17 +29,12 @@ func (s *Scanner) match(ctx context.Context, img pratique.Image, key string, inv
 	for _, c := range components {
 		byID[c.ID()] = c
 	}
-	found, engine, err := s.vulnerabilities(ctx, byID)
-	if err != nil {
-		return pratique.Report{}, err
-	}
-	findings, err := join(byID, occurrences, found)
+	engine, err := s.vulnerabilities(ctx, byID)
 	if err != nil {
 		return pratique.Report{}, err
 	}
 	engine.Analyzer = key
-	findings = append(findings, contentFindings(inv)...)
-	findings = append(findings, s.licenseFindings(inv)...)
+	findings := append(contentFindings(inv), s.licenseFindings(inv)...)
 	slices.SortStableFunc(findings, worseFirst)
 	eol, ends := s.matcher.EOL(ctx, inv.OS)
 	return s.put(ctx, pratique.Report{
@@ -47,10 +44,13 @@ func (s *Scanner) match(ctx context.Context, img pratique.Image, key string, inv
 	})
 }
 
-// Rematch renews the standing report of an image with the database in use now
-// and returns what stands then. No content is read: components and occurrences
-// are those of the last scan. A report without them (failed, unsupported), and
-// one made with this database already, stands as it is.
+func worseFirst(a, b pratique.Finding) int { return store.WorseFirst(&a, &b) }
+
+// Rematch makes sure that the standing report of an image is current with the
+// database in use now, and returns what stands then. No content is read: components
+// and occurrences are those of the last scan. A report without them (failed,
+// unsupported) stands as it is. Where everything is current already (store.Fleet),
+// and a new version of the matcher knows no other end of support, it only reads.
 func (s *Scanner) Rematch(ctx context.Context, image digest.Digest) (pratique.Report, error) {
 	r, err := s.rematch(ctx, image)
 	if err != nil {
@@ -65,7 +65,7 @@ func (s *Scanner) rematch(ctx context.Context, image digest.Digest) (pratique.Re
 		return pratique.Report{}, err
 	}
 	defer unlock()
-	engine, err := s.matcher.Engine() // before a report is read: without a database, a fleet is asked for nothing
+	engine, err := s.engine(ctx) // before a report is read: without a database, a fleet is asked for nothing
 	if err != nil {
 		return pratique.Report{}, err
 	}
@@ -73,143 +73,154 @@ func (s *Scanner) rematch(ctx context.Context, image digest.Digest) (pratique.Re
 	if err != nil {
 		return pratique.Report{}, err
 	}
-	if r.State != pratique.StateScanned && r.State != pratique.StateIncomplete || matchKey(engine) == matchKey(r.Engine) {
+	if r.State != pratique.StateScanned && r.State != pratique.StateIncomplete {
 		return r, nil
 	}
-	occurrences, byID, err := s.state.Occurrences(ctx, image)
-	if err != nil {
-		return pratique.Report{}, err
+	eol, ends := s.matcher.EOL(ctx, r.OS)
+	if sameEngine(engine, r.Engine) && eol == r.EOL && ends.Equal(r.EOLAt) {
+		return r, nil
 	}
-	found, engine, err := s.vulnerabilities(ctx, byID)
-	if err != nil {
-		return pratique.Report{}, err
-	}
-	findings, err := join(byID, occurrences, found)
-	if err != nil {
-		return pratique.Report{}, err
-	}
-	for _, f := range r.Findings {
-		if f.Kind != pratique.KindVulnerability {
-			findings = append(findings, f)
+	if !sameEngine(engine, r.Engine) {
+		_, byID, err := s.state.Occurrences(ctx, image)
+		if err != nil {
+			return pratique.Report{}, err
+		}
+		if engine, err = s.vulnerabilities(ctx, byID); err != nil {
+			return pratique.Report{}, err
 		}
 	}
-	slices.SortStableFunc(findings, worseFirst)
 	engine.Analyzer = r.Engine.Analyzer
-	r.EOL, r.EOLAt = s.matcher.EOL(ctx, r.OS)
-	r.Findings, r.Engine, r.ScannedAt = findings, engine, s.cfg.Now().UTC()
+	r.Findings = slices.DeleteFunc(r.Findings, func(f pratique.Finding) bool { return f.Kind == pratique.KindVulnerability })
+	r.EOL, r.EOLAt, r.Engine, r.ScannedAt = eol, ends, engine, s.cfg.Now().UTC()
 	s.metrics.rematches.Inc()
 	return s.put(ctx, r)
 }
 
-// vulnerabilities says what one database has on each component. Components that
-// were matched against it before are not matched again.
-func (s *Scanner) vulnerabilities(ctx context.Context, byID map[pratique.ComponentID]pratique.Component) (map[pratique.ComponentID][]pratique.Vulnerability, pratique.Engine, error) {
+// vulnerabilities makes sure that what one engine says on each component is stored,
+// and returns that engine. Components that were matched with it before, and those
+// that are current with it, are not matched again.
+func (s *Scanner) vulnerabilities(ctx context.Context, byID map[pratique.ComponentID]pratique.Component) (pratique.Engine, error) {
 	ids := make([]pratique.ComponentID, 0, len(byID))
 	for id := range byID {
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
 	for range maxSwaps {
-		engine, err := s.matcher.Engine()
+		engine, err := s.engine(ctx)
 		if err != nil {
-			return nil, pratique.Engine{}, err
+			return pratique.Engine{}, err
 		}
-		if engine.Database == "" { // would be mistaken for any other without a name
-			return nil, pratique.Engine{}, fmt.Errorf("%w: it has no digest", pratique.ErrNoDatabase)
-		}
-		found, err := s.state.Matches(ctx, matchKey(engine), ids)
+		found, err := s.state.Matches(ctx, engine, ids)
 		if err != nil {
-			return nil, pratique.Engine{}, err
+			return pratique.Engine{}, err
 		}
-		same, err := s.matchMissing(ctx, engine, ids, byID, found)
-		if err != nil {
-			return nil, pratique.Engine{}, err
+		var missing []pratique.Component
+		for _, id := range ids {
+			if _, ok := found[id]; !ok {
+				missing = append(missing, byID[id])
+			}
 		}
-		if same {
-			return found, engine, nil
+		s.metrics.matchesReused.Add(float64(len(found)))
+		if len(missing) == 0 {
+			return engine, nil
+		}
+		_, by, err := s.matchNow(ctx, missing)
+		switch {
+		case errors.Is(err, store.ErrSuperseded):
+		case err != nil:
+			return pratique.Engine{}, err
+		case sameEngine(by, engine):
+			return engine, nil
 		}
 		// The database was swapped in between. A report is never made of two.
 	}
-	return nil, pratique.Engine{}, errors.New("the vulnerability database is swapped faster than it answers")
+	return pratique.Engine{}, errors.New("the vulnerability database is swapped faster than it answers")
 }
 
-// matchMissing matches the components that found lacks, adds and keeps what the
-// database says of them, and reports whether engine is what said it.
-func (s *Scanner) matchMissing(ctx context.Context, engine pratique.Engine, ids []pratique.ComponentID, byID map[pratique.ComponentID]pratique.Component, found map[pratique.ComponentID][]pratique.Vulnerability) (bool, error) {
-	var missing []pratique.ComponentID
-	var components []pratique.Component
-	for _, id := range ids {
-		if _, ok := found[id]; !ok {
-			missing = append(missing, id)
-			components = append(components, byID[id])
-		}
+// Match implements scheduler.Matching.
+func (s *Scanner) Match(ctx context.Context, cs []pratique.Component) (changed []pratique.ComponentID, e pratique.Engine, err error) {
+	if changed, e, err = s.matchNow(ctx, cs); err != nil {
+		return changed, e, fmt.Errorf("match of %d components: %w", len(cs), err)
 	}
-	s.metrics.matchesReused.Add(float64(len(found)))
-	if len(missing) == 0 {
-		return true, nil
-	}
+	return changed, e, nil
+}
+
+// matchNow asks the database in use about components and keeps what it says.
+func (s *Scanner) matchNow(ctx context.Context, cs []pratique.Component) ([]pratique.ComponentID, pratique.Engine, error) {
 	start := time.Now()
-	results, by, err := s.matcher.Match(ctx, components)
+	results, by, err := s.matcher.Match(ctx, cs)
 	if err != nil {
-		return false, err
+		return nil, pratique.Engine{}, err
 	}
-	if len(results) != len(components) {
-		return false, fmt.Errorf("matcher answered for %d of %d components", len(results), len(components))
+	if len(results) != len(cs) {
+		return nil, pratique.Engine{}, fmt.Errorf("matcher answered for %d of %d components", len(results), len(cs))
 	}
 	s.metrics.matchSeconds.Observe(time.Since(start).Seconds())
-	fresh := make(map[pratique.ComponentID][]pratique.Vulnerability, len(missing))
-	for i, id := range missing {
-		fresh[id] = results[i]
-		found[id] = results[i]
+	if now, err := s.engine(ctx); err != nil {
+		return nil, pratique.Engine{}, err
+	} else if !sameEngine(now, by) {
+		return nil, by, store.ErrSuperseded
 	}
-	if by.Database == "" {
-		return false, fmt.Errorf("%w: it has no digest", pratique.ErrNoDatabase)
+	fresh := make(map[pratique.ComponentID][]pratique.Vulnerability, len(cs))
+	for i, c := range cs {
+		fresh[c.ID()] = results[i]
 	}
-	if err := s.state.PutMatches(ctx, matchKey(by), fresh); err != nil {
-		return false, err
+	changed, err := s.state.PutMatches(ctx, by, s.cfg.Now().UTC(), fresh)
+	if errors.Is(err, store.ErrSuperseded) {
+		s.begun.Store(nil) // it may be in use again: whoever asks next begins it
 	}
-	return matchKey(by) == matchKey(engine), nil
+	return changed, by, err
 }
 
-// matchKey names what decides matches: the database, and the version of the
-// matcher, whose version comparers and aliases are compiled in.
-func matchKey(e pratique.Engine) digest.Digest {
-	if e.Database == "" {
-		return ""
+// Engine implements scheduler.Matching.
+func (s *Scanner) Engine() (pratique.Engine, error) {
+	e, err := s.matcher.Engine()
+	if err == nil && e.Database == "" { // would be mistaken for any other without a name
+		err = fmt.Errorf("%w: it has no digest", pratique.ErrNoDatabase)
 	}
-	return digest.FromString(e.Version + " " + e.Database.String())
+	return e, err
 }
 
-// join makes the vulnerability findings of an image: what is known of each
-// component, at each place where the image has it.
-func join(byID map[pratique.ComponentID]pratique.Component, occurrences []pratique.Occurrence, found map[pratique.ComponentID][]pratique.Vulnerability) ([]pratique.Finding, error) {
-	// As in trivy's result.Filter, one finding for packages that differ in what
-	// a person does not see (architecture).
-	type key struct{ target, id, pkg, installed, path string }
-	seen := make(map[key]bool)
-	var out []pratique.Finding
-	for _, o := range occurrences {
-		c, known := byID[o.Component]
-		vs, matched := found[o.Component]
-		if !known || !matched { // never read as "no vulnerabilities"
-			return nil, fmt.Errorf("component %s at %q was not matched", o.Component, o.Path)
+// engine is the one in use, begun in the store. Whoever swaps the database begins the
+// next one after the swap; so an engine is begun here only while it is the one in
+// use, and when it was swapped meanwhile, the other one is begun after it.
+func (s *Scanner) engine(ctx context.Context) (pratique.Engine, error) {
+	for range maxSwaps {
+		e, err := s.Engine()
+		if err != nil {
+			return pratique.Engine{}, err
 		}
-		for _, v := range vs {
-			k := key{o.Target, v.ID, c.Name, o.Installed, o.Path}
-			if seen[k] {
-				continue
-			}
-			seen[k] = true
-			out = append(out, pratique.Finding{
-				ID: v.ID, Kind: pratique.KindVulnerability, Component: o.Component,
-				Package: c.Name, Ecosystem: c.Context.Type, Installed: o.Installed,
-				Fixed: v.Fixed, Status: v.Status, Severity: v.Severity,
-				Path: o.Path, Target: o.Target, Layer: o.Layer, PURL: o.PURL,
-				Title: v.Title, URL: v.URL, CVSS: v.CVSS, Source: v.Source, VendorIDs: v.VendorIDs,
-			})
+		if b := s.begun.Load(); b != nil && sameEngine(*b, e) {
+			return e, nil
+		}
+		if err := s.state.Begin(ctx, e); err != nil {
+			return pratique.Engine{}, err
+		}
+		if now, err := s.Engine(); err == nil && sameEngine(now, e) {
+			s.begun.Store(&e)
+			return e, nil
 		}
 	}
-	return out, nil
+	return pratique.Engine{}, errors.New("the vulnerability database is swapped faster than it is begun")
+}
+
+// sameEngine reports whether two engines say the same: the database decides, and the
+// version of the matcher, whose version comparers and aliases are compiled in.
+func sameEngine(a, b pratique.Engine) bool {
+	return a.Version == b.Version && a.Database == b.Database && a.DatabaseAt.Equal(b.DatabaseAt)
+}
+
+// clock is what a Matcher may have besides: see scheduler.Matching.Clock.
+type clock interface {
+	Clock(since, now time.Time) []string
+}
+
+// Clock implements scheduler.Matching. A matcher that does not know tells of nothing.
+func (s *Scanner) Clock(since, now time.Time) []string {
+	if c, ok := s.matcher.(clock); ok {
+		return c.Clock(since, now)
+	}
+	return nil
 }
 
 // contentFindings are those that analysis alone makes, but for licenses.
@@ -225,20 +236,4 @@ func contentFindings(inv pratique.Inventory) []pratique.Finding {
 		out = append(out, pratique.Finding{ID: x.ID, Kind: pratique.KindMisconfiguration, Ecosystem: x.Type, Severity: x.Severity, Path: x.Path, Layer: x.Layer, Title: cmp.Or(x.Title, x.Message), URL: x.URL})
 	}
 	return out
-}
-
-// worseFirst orders findings: severity, then id, package and place, so that
-// equal facts make equal reports.
-func worseFirst(a, b pratique.Finding) int {
-	return cmp.Or(
-		cmp.Compare(b.Severity.Rank(), a.Severity.Rank()),
-		cmp.Compare(a.ID, b.ID),
-		cmp.Compare(a.Package, b.Package),
-		cmp.Compare(a.Path, b.Path),
-		cmp.Compare(a.Target, b.Target),
-		cmp.Compare(a.Installed, b.Installed),
-		cmp.Compare(a.Kind, b.Kind),
-		cmp.Compare(a.Layer, b.Layer),
-		cmp.Compare(a.Component, b.Component),
-	)
 }

@@ -22,7 +22,7 @@ func Preview(standing pratique.Report, occurrences []pratique.Occurrence, compon
 	}
 	next := standing
 	var err error
-	if next.Findings, err = join(components, occurrences, found); err != nil {
+	if next.Findings, err = store.Join(components, occurrences, found); err != nil {
 		return pratique.Report{}, err
 	}
 	for i := range standing.Findings {

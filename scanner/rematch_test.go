@@ -117,9 +117,19 @@ func TestRematch(t *testing.T) {
 	}
 
 	l.matcher.adopt("db1", now.Add(-time.Hour)) // rolled back
+	l.matcher.vulns = map[string][]pratique.Vulnerability{"libc6": cve("STAYS"), "zlib1g": cve("GOES")}
 	old, err := l.scanner.Rematch(t.Context(), ref.Digest)
-	if err != nil || old.Engine.Database != digest.FromString("db2") {
+	if err != nil || old.Engine.Database != digest.FromString("db1") {
 		t.Errorf("an older database: %v, %v", old.Engine, err)
+	}
+	want = []string{"secret aws-key", "misconfiguration DS-0002", "vulnerability GOES", "vulnerability STAYS"}
+	if d := cmp.Diff(want, ids(old)); d != "" {
+		t.Errorf("findings after the rollback (-want +got):\n%s", d)
+	}
+	for _, f := range old.Findings {
+		if !f.FirstSeen.Equal(now) {
+			t.Errorf("%s first seen %v, want %v: a rollback resets no clock", f.ID, f.FirstSeen, now)
+		}
 	}
 }
 

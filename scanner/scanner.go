@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -34,6 +35,7 @@ type State interface {
 	store.Inventories
 	store.Components
 	store.Reports
+	Begin(ctx context.Context, e pratique.Engine) error // of store.Fleet
 }
 
 // Config adjusts a Scanner.
@@ -68,6 +70,8 @@ type Scanner struct {
 
 	images  keyed // by manifest digest
 	content keyed // by layer or config digest
+
+	begun atomic.Pointer[pratique.Engine] // the engine that was begun last, as far as is known
 }
 
 // New returns a Scanner.

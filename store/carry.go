@@ -18,6 +18,9 @@ type Past struct {
 	Path    string        `json:"f,omitempty"`
 	// Milestones begin with the finding's state at FirstSeen; at least one.
 	Milestones []pratique.Milestone `json:"m"`
+	// Until is when they end, if what histories say of the finding's time before that
+	// is not believed (see Settle).
+	Until time.Time `json:"u,omitzero"`
 }
 
 // Carry returns next's findings with FirstSeen and Milestones as PutReport must
@@ -63,17 +66,20 @@ func matched(r pratique.Report) bool {
 	return r.State == pratique.StateScanned || r.State == pratique.StateIncomplete
 }
 
-// findingKey is what makes findings of one image, in whichever report, the same.
-type findingKey struct {
-	kind          pratique.Kind
-	id, pkg, path string
+// Key is what makes findings of one image, in whichever report, the same.
+type Key struct {
+	Kind              pratique.Kind
+	ID, Package, Path string
 }
 
-func keyOf(f *pratique.Finding) findingKey { return findingKey{f.Kind, f.ID, f.Package, f.Path} }
+// Key is the finding's of which this is the past.
+func (p *Past) Key() Key { return Key{p.Kind, p.ID, p.Package, p.Path} }
+
+func keyOf(f *pratique.Finding) Key { return Key{f.Kind, f.ID, f.Package, f.Path} }
 
 // states are how bad the findings are now, without a time.
-func states(fs []pratique.Finding) map[findingKey]pratique.Milestone {
-	out := make(map[findingKey]pratique.Milestone, len(fs))
+func states(fs []pratique.Finding) map[Key]pratique.Milestone {
+	out := make(map[Key]pratique.Milestone, len(fs))
 	for i := range fs {
 		k := keyOf(&fs[i])
 		m, seen := out[k]
@@ -88,8 +94,8 @@ func states(fs []pratique.Finding) map[findingKey]pratique.Milestone {
 
 // history is the milestones of every finding that the image ever had, at least
 // one each: from the past if they are there, else as the standing report tells.
-func history(prev pratique.Report, past []Past) map[findingKey][]pratique.Milestone {
-	told := make(map[findingKey][]pratique.Milestone, len(prev.Findings))
+func history(prev pratique.Report, past []Past) map[Key][]pratique.Milestone {
+	told := make(map[Key][]pratique.Milestone, len(prev.Findings))
 	for k, s := range states(prev.Findings) {
 		told[k] = []pratique.Milestone{s}
 	}
@@ -104,7 +110,7 @@ func history(prev pratique.Report, past []Past) map[findingKey][]pratique.Milest
 	}
 	for _, p := range past {
 		if len(p.Milestones) > 0 {
-			told[findingKey{p.Kind, p.ID, p.Package, p.Path}] = slices.Clone(p.Milestones)
+			told[p.Key()] = slices.Clone(p.Milestones)
 		}
 	}
 	return told
@@ -135,7 +141,7 @@ func risen(ms []pratique.Milestone, s pratique.Milestone, at time.Time) []pratiq
 }
 
 // untold is the past that findings do not tell, in a fixed order.
-func untold(clocks map[findingKey][]pratique.Milestone, findings []pratique.Finding) []Past {
+func untold(clocks map[Key][]pratique.Milestone, findings []pratique.Finding) []Past {
 	now := states(findings)
 	var out []Past
 	for k, ms := range clocks {
@@ -143,10 +149,14 @@ func untold(clocks map[findingKey][]pratique.Milestone, findings []pratique.Find
 		if there && (len(ms) > 1 || s.Severity.Rank() == ms[0].Severity.Rank() && s.Fixable == ms[0].Fixable) {
 			continue
 		}
-		out = append(out, Past{k.kind, k.id, k.pkg, k.path, ms})
+		out = append(out, Past{Kind: k.Kind, ID: k.ID, Package: k.Package, Path: k.Path, Milestones: ms})
 	}
-	slices.SortFunc(out, func(a, b Past) int {
+	sortPast(out)
+	return out
+}
+
+func sortPast(ps []Past) {
+	slices.SortFunc(ps, func(a, b Past) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Package, b.Package), cmp.Compare(a.Path, b.Path))
 	})
-	return out
 }

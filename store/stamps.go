@@ -30,6 +30,7 @@ const stampShards = 4096
 type Stamps struct {
 	seed   maphash.Seed
 	counts [stampShards]atomic.Uint64
+	all    atomic.Uint64
 }
 
 // NewStamps returns counters that begin anew.
@@ -38,7 +39,7 @@ func NewStamps() *Stamps { return &Stamps{seed: maphash.MakeSeed()} }
 var _ Stamper = (*Stamps)(nil)
 
 // Stamp implements Stamper.
-func (s *Stamps) Stamp(d digest.Digest) uint64 { return s.count(d).Load() }
+func (s *Stamps) Stamp(d digest.Digest) uint64 { return s.count(d).Load() + s.all.Load() } // both only grow
 
 // Changed says that something was written about the digests, or may have been.
 func (s *Stamps) Changed(ds ...digest.Digest) {
@@ -46,6 +47,9 @@ func (s *Stamps) Changed(ds ...digest.Digest) {
 		s.count(d).Add(1)
 	}
 }
+
+// All says so of every digest.
+func (s *Stamps) All() { s.all.Add(1) }
 
 func (s *Stamps) count(d digest.Digest) *atomic.Uint64 {
 	return &s.counts[maphash.String(s.seed, string(d))%stampShards]

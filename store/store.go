@@ -95,33 +95,63 @@ type Inventories interface {
 	PutInventory(ctx context.Context, d digest.Digest, analyzer string, inv pratique.Inventory) error
 }
 
-// Components keeps distinct components, what a database says of them, and in
-// which images they occur.
+// Components keeps distinct components, what databases say and said of them, and
+// in which images they occur.
 type Components interface {
 	// PutImage stores the components of an image and its occurrences of them,
 	// replacing the image's earlier occurrences. Components are shared: one that
-	// is there already is left alone.
+	// is there already is left alone. The standing report keeps the occurrences that
+	// it was put with: the new ones come into force with the next PutReport.
 	PutImage(ctx context.Context, image digest.Digest, cs []pratique.Component, os []pratique.Occurrence) error
-	// Occurrences returns those of an image and, by id, the components they name.
+	// Occurrences returns those of an image that were put last and, by id, the
+	// components they name.
 	Occurrences(ctx context.Context, image digest.Digest) ([]pratique.Occurrence, map[pratique.ComponentID]pratique.Component, error)
-	// Matches returns what database db says of the components. An id that was
-	// not matched against db is absent from the map; one that was, without
-	// findings, is present and empty.
-	Matches(ctx context.Context, db digest.Digest, ids []pratique.ComponentID) (map[pratique.ComponentID][]pratique.Vulnerability, error)
-	// PutMatches stores results for db. Results for databases other than db may
-	// be dropped for these ids.
-	PutMatches(ctx context.Context, db digest.Digest, ms map[pratique.ComponentID][]pratique.Vulnerability) error
+	// Matches returns what engine e says of the components, as far as it is known:
+	// of those matched with e since it was last begun and, if e is what everything is
+	// current with (Fleet.Current), of all that were ever matched. Others are absent
+	// from the map; one without findings is present and empty.
+	Matches(ctx context.Context, e pratique.Engine, ids []pratique.ComponentID) (map[pratique.ComponentID][]pratique.Vulnerability, error)
+	// PutMatches stores what engine e said at a time, and returns the components of
+	// which something else stood before; for one that was never matched nothing stood.
+	// If an engine was begun after e, the error wraps ErrSuperseded. An e that was never
+	// begun is begun now, unless the latest engine's database is newer than e's: then
+	// the error wraps ErrSuperseded as well. A component that no PutImage brought is
+	// ErrInvalid.
+	//
+	// Many components are stored in several transactions: with an error, changed are
+	// those that were stored. The stamps of images that hold them move before it
+	// returns.
+	PutMatches(ctx context.Context, e pratique.Engine, at time.Time, ms map[pratique.ComponentID][]pratique.Vulnerability) (changed []pratique.ComponentID, err error)
 }
 
 // Reports keeps the standing report of every image.
 type Reports interface {
+	// Report returns what stands: of an image that was scanned, the vulnerabilities
+	// are joined now, from its occurrences and from what PutMatches said last of their
+	// components, worst first with the findings of content (see Join, WorseFirst). It
+	// is the report of Fleet.Current, matched when that was advanced to, or of the
+	// image's own scan if that was later or with an engine begun later. Changes are
+	// those since the occurrences came into force.
 	Report(ctx context.Context, image digest.Digest) (pratique.Report, error)
-	// PutReport replaces the standing report, unless the standing one was made
-	// with a newer database (Engine.DatabaseAt): then it returns nil and keeps
-	// the standing one. FirstSeen and Milestones of findings (same Kind, ID,
-	// Package, Path) are carried from all reports that the image ever had, also
-	// when the standing one lacks the finding; a finding new to the image gets
-	// ScannedAt. FirstScanned is carried as well. The report as stored is returned.
+	// PutReport replaces the standing report, unless the standing one was put with a
+	// later engine, in order of Fleet.Begin: then it returns nil and keeps the standing
+	// one. If either engine was never begun, that of the newer database (DatabaseAt) is
+	// the later.
+	//
+	// A report that is scanned or incomplete brings the occurrences of the last PutImage
+	// into force; a component that was not matched is ErrInvalid. Vulnerabilities that
+	// name a Component are not stored with the report: they are what PutMatches said,
+	// and if the image has no occurrence of that component, the error wraps ErrInvalid.
+	// All other findings are stored.
+	//
+	// FirstSeen and Milestones of findings (same Kind, ID, Package, Path) are carried
+	// from all that the image ever had, as Carry does report by report, also when the
+	// standing report lacks the finding; a finding new to the image gets ScannedAt, or
+	// the time of the PutMatches that brought it later. They may be earlier than Carry's
+	// where a history had too many phases, where a finding hid behind another in the same
+	// place, and where a database said something while the image's report had failed;
+	// they are never later. FirstScanned is carried as well. The report that stands is
+	// returned.
 	PutReport(ctx context.Context, r pratique.Report) (pratique.Report, error)
 	// Images yields the digests of all images that have a report.
 	ReportedImages(ctx context.Context) iter.Seq2[digest.Digest, error]

@@ -12,6 +12,7 @@ import (
 // the documents that SQL cannot read.
 var backfills = map[int]func(context.Context, *sql.Tx) error{
 	2: backfillHistory,
+	4: backfillFleet,
 }
 
 // backfillHistory fills children and chains from the manifests, and tags_seen

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -68,6 +69,14 @@ func hash(id pratique.ComponentID) ([]byte, error) {
 		return nil, fmt.Errorf("%w component id %q", pratique.ErrInvalid, string(id))
 	}
 	return b, nil
+}
+
+// hash64 is how names are told apart in indexes: two that collide, which nobody
+// will see, make a component be matched once too often.
+func hash64(s string) int64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s))
+	return int64(h.Sum64()) //nolint:gosec // all bits, as SQLite has them
 }
 
 func componentID(hash []byte) pratique.ComponentID {

@@ -67,7 +67,8 @@ func seen[T any](v T, err error) any {
 func writes() map[string]write {
 	img := layered("a")
 	ref := pratique.Ref{Registry: "docker.io", Repo: "r", Tag: "v1", Digest: img.Digest}
-	component := pratique.ComponentID("0123456789abcdef0123456789abcdef")
+	component := pratique.Component{Name: "libc6", Version: "2.36"}
+	engine := pratique.Engine{Version: "v0.74.0", Database: digest.FromString("db"), DatabaseAt: now}
 	exception := pratique.Exception{ID: "ex-1", Finding: "CVE-1", Repository: "docker.io/r", Reason: "r", Author: "a", Created: now, Expires: now.Add(time.Hour)}
 	push := func(ctx context.Context, db *sqlite.DB) error { return db.Push(ctx, ref, scheduler.PriorityPull, now) }
 	// The lease is the first of a fresh file's only job.
@@ -140,11 +141,35 @@ func writes() map[string]write {
 		}, see: func(ctx context.Context, db *sqlite.DB) any {
 			return seen(db.Inventory(ctx, img.Layers[0].Digest, "key"))
 		}},
-		"PutMatches": {do: func(ctx context.Context, db *sqlite.DB) error {
-			return db.PutMatches(ctx, img.Digest, map[pratique.ComponentID][]pratique.Vulnerability{component: {}})
+		"PutImage": {do: func(ctx context.Context, db *sqlite.DB) error {
+			return db.PutImage(ctx, img.Digest, []pratique.Component{component}, []pratique.Occurrence{{Component: component.ID(), Layer: img.Digest}})
 		}, see: func(ctx context.Context, db *sqlite.DB) any {
-			return seen(db.Matches(ctx, img.Digest, []pratique.ComponentID{component}))
+			os, cs, err := db.Occurrences(ctx, img.Digest)
+			images, err2 := db.ImagesWith(ctx, []pratique.ComponentID{component.ID()})
+			return []any{seen(os, err), seen(cs, err), seen(images, err2)}
 		}},
+		"PutMatches": {prepare: func(ctx context.Context, db *sqlite.DB) error {
+			return db.PutImage(ctx, img.Digest, []pratique.Component{component}, nil)
+		}, do: func(ctx context.Context, db *sqlite.DB) error {
+			_, err := db.PutMatches(ctx, engine, now, map[pratique.ComponentID][]pratique.Vulnerability{component.ID(): {{ID: "CVE-1"}}})
+			return err
+		}, see: func(ctx context.Context, db *sqlite.DB) any {
+			return seen(db.Matches(ctx, engine, []pratique.ComponentID{component.ID()}))
+		}},
+		"Begin": {do: func(ctx context.Context, db *sqlite.DB) error { return db.Begin(ctx, engine) },
+			see: func(ctx context.Context, db *sqlite.DB) any { // only the latest can be advanced to
+				var err error
+				for _, err = range db.Strays(ctx, engine) {
+					break
+				}
+				return fmt.Sprint(err)
+			}},
+		"Advance": {prepare: func(ctx context.Context, db *sqlite.DB) error { return db.Begin(ctx, engine) },
+			do: func(ctx context.Context, db *sqlite.DB) error { return db.Advance(ctx, engine, now) },
+			see: func(ctx context.Context, db *sqlite.DB) any {
+				e, at, err := db.Current(ctx)
+				return []any{seen(e, err), at}
+			}},
 		"PutReport": {do: func(ctx context.Context, db *sqlite.DB) error {
 			_, err := db.PutReport(ctx, pratique.Report{Image: img.Digest, State: pratique.StateScanned, ScannedAt: now,
 				Findings: []pratique.Finding{{Kind: pratique.KindVulnerability, ID: "CVE-1"}}})

@@ -43,6 +43,10 @@ type DB struct {
 
 	stmts  sync.Map // query → *sql.Stmt on reads
 	stamps *store.Stamps
+
+	begun  memory
+	spoken spoken
+	joins  *joins
 }
 
 // Open opens the state file at path, makes it (mode 0600, parent directories
@@ -72,7 +76,7 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 	if err := ensure(ctx, path); err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
-	db := &DB{lock: lock, stamps: store.NewStamps(), commit: (*sql.Tx).Commit}
+	db := &DB{lock: lock, stamps: store.NewStamps(), joins: newJoins(joinsSize), commit: (*sql.Tx).Commit}
 	if db.codec, err = newCodec(); err != nil {
 		return nil, err
 	}
@@ -306,6 +310,7 @@ var (
 	_ store.Inventories = (*DB)(nil)
 	_ store.Components  = (*DB)(nil)
 	_ store.Reports     = (*DB)(nil)
+	_ store.Fleet       = (*DB)(nil)
 	_ store.Pulls       = (*DB)(nil)
 
 	_ store.PullLog      = (*DB)(nil)

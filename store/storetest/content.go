@@ -2,8 +2,11 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"pratique"
 	"pratique/store"
@@ -99,47 +102,66 @@ func componentsImage[T store.Components](t *testing.T, open func() T) {
 	}
 }
 
+// engine is the n-th database.
+func engine(n int) pratique.Engine {
+	return pratique.Engine{Version: "v0.74.0", Database: sum(fmt.Sprint("db", n)), DatabaseAt: clock.Add(time.Duration(n) * time.Hour)}
+}
+
+type matches = map[pratique.ComponentID][]pratique.Vulnerability
+
 func componentsMatches[T store.Components](t *testing.T, open func() T) {
 	s, ctx := open(), t.Context()
 	x, y, z := component("x"), component("y"), component("z")
 	ids := []pratique.ComponentID{x.ID(), y.ID(), z.ID(), x.ID()}
+	put := func(what string, e pratique.Engine, ms matches, want ...pratique.ComponentID) {
+		t.Helper()
+		changed, err := s.PutMatches(ctx, e, clock, ms)
+		mustBe(t, err)
+		same(t, what+": changed", changed, want)
+	}
+	is := func(what string, e pratique.Engine, want matches) {
+		t.Helper()
+		got, err := s.Matches(ctx, e, ids)
+		mustBe(t, err)
+		same(t, what, got, want)
+	}
 	mustBe(t, s.PutImage(ctx, sum("a"), []pratique.Component{x, y, z}, nil))
-	got, err := s.Matches(ctx, sum("db1"), ids)
-	mustBe(t, err)
-	same(t, "nothing matched yet", got, map[pratique.ComponentID][]pratique.Vulnerability{})
+	is("nothing matched yet", engine(1), matches{})
 
-	vs := []pratique.Vulnerability{{ID: "CVE-1", Fixed: "1.1", Status: "fixed", Severity: pratique.SeverityHigh, CVSS: 7.5, VendorIDs: []string{"DSA-1"}}, {ID: "CVE-2", Status: "affected", Severity: pratique.SeverityUnknown}}
-	mustBe(t, s.PutMatches(ctx, sum("db1"), map[pratique.ComponentID][]pratique.Vulnerability{x.ID(): vs, y.ID(): nil}))
+	vs := []pratique.Vulnerability{{ID: "CVE-1", Fixed: "1.1", Status: "fixed", Severity: pratique.SeverityHigh, CVSS: 7.5, Title: "t", URL: "u", Source: "s", VendorIDs: []string{"DSA-1"}}, {ID: "CVE-2", Status: "affected", Severity: pratique.SeverityUnknown}}
+	put("the first time", engine(1), matches{x.ID(): vs, y.ID(): nil})
 	s = open()
-	got, err = s.Matches(ctx, sum("db1"), ids)
-	mustBe(t, err)
-	same(t, "after reopening", got, map[pratique.ComponentID][]pratique.Vulnerability{x.ID(): vs, y.ID(): {}})
-	if _, ok := got[y.ID()]; !ok {
-		t.Error("matched without findings is absent: it would be matched again for ever")
-	}
-	if _, ok := got[z.ID()]; ok {
-		t.Error("not matched is present: it would read as clean")
-	}
-	got, err = s.Matches(ctx, sum("db2"), ids)
-	mustBe(t, err)
-	same(t, "another database has matched nothing", len(got), 0)
+	is("after reopening: one without findings is there, one that was not matched is not", engine(1), matches{x.ID(): vs, y.ID(): {}})
+	is("another database has matched nothing", engine(2), matches{})
 
-	mustBe(t, s.PutMatches(ctx, sum("db2"), map[pratique.ComponentID][]pratique.Vulnerability{x.ID(): vs[:1]}))
-	got, err = s.Matches(ctx, sum("db2"), ids)
-	mustBe(t, err)
-	same(t, "the newer database", got, map[pratique.ComponentID][]pratique.Vulnerability{x.ID(): vs[:1]})
-	got, err = s.Matches(ctx, sum("db1"), ids)
-	mustBe(t, err)
-	if found, ok := got[x.ID()]; ok { // may be dropped, must not be mixed up
-		same(t, "the older database", found, vs)
+	put("the same", engine(1), matches{x.ID(): vs, y.ID(): {}})
+	put("another database", engine(2), matches{x.ID(): vs[:1], y.ID(): {}}, x.ID())
+	is("the newer database", engine(2), matches{x.ID(): vs[:1], y.ID(): {}})
+	is("of the older one nothing is known any more", engine(1), matches{})
+	_, err := s.PutMatches(ctx, engine(1), clock, matches{x.ID(): vs})
+	if !errors.Is(err, store.ErrSuperseded) {
+		t.Errorf("an engine that was overtaken: %v", err)
 	}
-	if _, ok := got[y.ID()]; !ok {
-		t.Error("results for ids that were not put again are dropped")
+	_, err = s.PutMatches(ctx, engine(0), clock, matches{x.ID(): vs})
+	if !errors.Is(err, store.ErrSuperseded) {
+		t.Errorf("an older engine that was never begun: %v", err)
 	}
-	got, err = s.Matches(ctx, sum("db1"), nil)
+	is("neither was stored", engine(2), matches{x.ID(): vs[:1], y.ID(): {}})
+	_, err = s.PutMatches(ctx, engine(2), clock, matches{component("nowhere").ID(): vs})
+	if !errors.Is(err, pratique.ErrInvalid) {
+		t.Errorf("a component of no image: %v", err)
+	}
+	put("back, and one more", engine(2), matches{x.ID(): {vs[1], vs[0]}, z.ID(): vs}, x.ID())
+	is("back, and one more", engine(2), matches{x.ID(): {vs[1], vs[0]}, y.ID(): {}, z.ID(): vs})
+	title := slices.Clone(vs)
+	title[0].Title = "another"
+	put("another title", engine(2), matches{z.ID(): title}, z.ID())
+	put("nothing", engine(2), matches{z.ID(): nil}, z.ID())
+	is("nothing", engine(2), matches{x.ID(): {vs[1], vs[0]}, y.ID(): {}, z.ID(): {}})
+	got, err := s.Matches(ctx, engine(2), nil)
 	mustBe(t, err)
 	same(t, "no ids", len(got), 0)
-	if _, err := s.Matches(ctx, sum("db1"), []pratique.ComponentID{"not hex"}); err == nil && len(got) > 0 {
+	if _, err := s.Matches(ctx, engine(2), []pratique.ComponentID{"not hex"}); err == nil && len(got) > 0 {
 		t.Error("a broken id matches")
 	}
 }
@@ -153,7 +175,7 @@ func componentsConcurrent[T store.Components](t *testing.T, s T) {
 		if err := s.PutImage(ctx, img, []pratique.Component{shared, own}, want); err != nil {
 			return err
 		}
-		if err := s.PutMatches(ctx, sum("db"), map[pratique.ComponentID][]pratique.Vulnerability{shared.ID(): nil, own.ID(): {{ID: fmt.Sprint("CVE-", i)}}}); err != nil {
+		if _, err := s.PutMatches(ctx, engine(1), clock, matches{shared.ID(): nil, own.ID(): {{ID: fmt.Sprint("CVE-", i)}}}); err != nil {
 			return err
 		}
 		os, cs, err := s.Occurrences(ctx, img)
@@ -163,7 +185,7 @@ func componentsConcurrent[T store.Components](t *testing.T, s T) {
 		if len(os) != 2 || len(cs) != 2 {
 			return fmt.Errorf("image %d: %d occurrences of %d components", i, len(os), len(cs))
 		}
-		ms, err := s.Matches(ctx, sum("db"), []pratique.ComponentID{shared.ID(), own.ID()})
+		ms, err := s.Matches(ctx, engine(1), []pratique.ComponentID{shared.ID(), own.ID()})
 		if err != nil {
 			return err
 		}
