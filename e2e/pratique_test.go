@@ -34,6 +34,7 @@ type Options struct {
 	TagTTL string        // cache.tagTTL. If empty, 1m.
 	// Database is a file of the repository. If empty, the demonstration's.
 	Database string
+	Source   string // host:port to fetch the database from, instead of Database
 	Extra    string // more YAML, top-level keys
 }
 
@@ -64,6 +65,12 @@ func (p *Pratique) render(t testing.TB, u *Upstream, o Options) string {
 	if o.Database == "" {
 		o.Database = demoDatabase
 	}
+	database := fmt.Sprintf("{path: %q}", filepath.Join(root(t), o.Database))
+	source := ""
+	if o.Source != "" {
+		database = fmt.Sprintf("{sources: [%q]}", o.Source+"/aquasec/trivy-db:2")
+		source = fmt.Sprintf("  databases: {url: %q, private: true}\n", "http://"+o.Source)
+	}
 	return fmt.Sprintf(`dataDir: %q
 registry: {listen: %q, hold: %s}
 refusal: {head: %s}
@@ -72,12 +79,12 @@ cache: {tagTTL: %s}
 upstreams:
   docker.io: {url: "http://%s", private: true}
   lab: {url: "http://localhost%[8]s", private: true}
-database: {path: %[9]q}
+%[11]sdatabase: %[9]s
 javaDatabase: {sources: []}
 platforms: [linux/amd64, linux/arm64]
 %[10]s
 `, filepath.Join(p.dir, "data"), p.Registry, o.Hold, o.Head, strings.TrimPrefix(p.Admin, "http://"), o.TagTTL,
-		u.Addr, u.Addr[strings.LastIndexByte(u.Addr, ':'):], filepath.Join(root(t), o.Database), o.Extra)
+		u.Addr, u.Addr[strings.LastIndexByte(u.Addr, ':'):], database, o.Extra, source)
 }
 
 // Start starts the server with the state that is there.

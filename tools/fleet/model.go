@@ -22,7 +22,8 @@ type plan struct {
 	Marked int `json:"marked"`
 }
 
-// reservedKeys is how many packages only the marked images hold.
+// reservedKeys is how many packages only the marked images hold; fewer where the
+// database knows few.
 const reservedKeys = 20
 
 // model is a fleet that is worked out layer by layer when asked: the same plan,
@@ -46,12 +47,10 @@ type model struct {
 func newModel(p plan, samples []sample, db names) (*model, error) {
 	m := &model{plan: p, samples: samples, db: db, byDigest: map[digest.Digest]int{}, start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	known, _ := db.of("pip::")
-	if len(known) < 4*reservedKeys {
-		return nil, fmt.Errorf("the database knows %d Python packages, at least %d are needed", len(known), 4*reservedKeys)
-	}
 	held := map[string]bool{}
-	for i := range reservedKeys {
-		name := known[(2*i+1)*len(known)/(2*reservedKeys)]
+	n := min(reservedKeys, len(known)/4)
+	for i := range n {
+		name := known[(2*i+1)*len(known)/(2*n)]
 		m.reserved = append(m.reserved, name)
 		held[name] = true
 	}
@@ -89,12 +88,9 @@ func (m *model) random(what string, i int) *rand.Rand {
 	return rand.New(rand.NewPCG(a, b))
 }
 
-// ends are the numbers behind the last application layer and behind the last one.
-func (m *model) layerCount() int { return m.firstApp[len(m.pools)] + len(m.samples) + 1 }
-func (m *model) sampleLayer(i int) int {
-	return m.firstApp[len(m.pools)] + i
-}
-func (m *model) markedLayer() int { return m.layerCount() - 1 }
+func (m *model) layerCount() int       { return m.firstApp[len(m.pools)] + len(m.samples) + 1 }
+func (m *model) sampleLayer(i int) int { return m.firstApp[len(m.pools)] + i }
+func (m *model) markedLayer() int      { return m.layerCount() - 1 }
 
 func (m *model) layerDigest(i int) digest.Digest {
 	return digest.FromString(fmt.Sprint("fleet layer ", m.Seed, " ", i))
