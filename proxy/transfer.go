@@ -25,6 +25,7 @@ const smallBlob = 32 << 10
 // manifest describes starts nothing.
 func (c *Cache) Blob(ctx context.Context, r Request) (Blob, error) {
 	b, err := c.blob(ctx, r)
+	err = again(err)
 	switch {
 	case err != nil:
 		c.metrics.request(cacheBlob, resultError)
@@ -81,15 +82,31 @@ func (c *Cache) blob(ctx context.Context, r Request) (Blob, error) {
 // opened.
 var errEvicted = errors.New("removed to make room")
 
-// maxFetches is how often a blob that is gone as soon as it is stored is fetched
-// again for one reader. A cache that is smaller than what is pulled at a time is
-// slow, not wrong; but nobody is to wait for ever.
-const maxFetches = 5
+// again tells a client to ask again for what the upstream could not give now: that
+// a manifest names the blob is known here.
+func again(err error) error {
+	var e *Error
+	if !Down(err) || !errors.As(err, &e) || e.RetryAfter > 0 {
+		return err
+	}
+	later := *e // others are told the same
+	later.RetryAfter = 5 * time.Second
+	return &later
+}
+
+// maxFetches is how often one reader has a blob fetched that is gone as soon as it
+// is stored: twice when it was removed to make room, more when the storage loses it.
+const maxFetches = 3
 
 // open returns a reader over the stored blob, or behind its transfer. What is
 // stored may be removed to make room at any time until it is open: then it is
-// fetched again.
+// fetched again, and held until it is.
 func (c *Cache) open(ctx context.Context, from origin, d digest.Digest, want, offset int64) (io.ReadCloser, error) {
+	release, err := c.blobs.Hold(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	for range maxFetches {
 		body, _, err := c.blobs.Open(ctx, d, offset)
 		if !errors.Is(err, pratique.ErrNotFound) {
@@ -97,15 +114,18 @@ func (c *Cache) open(ctx context.Context, from origin, d digest.Digest, want, of
 		}
 		t, err := c.transfer(ctx, from, d, want)
 		if err != nil {
-			return nil, err
+			return nil, again(err)
 		}
 		if body, err = t.reader(ctx, offset); !errors.Is(err, errEvicted) {
 			return body, err
 		}
+		// A transfer from before the hold, whose blob is gone again: until it is over
+		// no other can begin.
+		if err := wait(ctx, t.done); err != nil {
+			return nil, err
+		}
 	}
-	e := Unavailable(http.StatusServiceUnavailable, "%s was removed to make room before it could be read: %w", d, errEvicted)
-	e.RetryAfter = 5 * time.Second
-	return nil, e
+	return nil, again(Unavailable(http.StatusBadGateway, "%s is gone whenever it was stored", d))
 }
 
 // OpenBlob implements scanner.Layers: a reader over the stored blob or behind

@@ -12,10 +12,10 @@ import (
 	"pratique"
 )
 
-// holds are the blobs that are read or written now, where a file that is open
-// does not outlive its removal: all storage drivers but the filesystem's. Only
-// this process's are known: a replica that reads what another one removes gets a
-// reader that breaks off, and asks again.
+// holds are the blobs that somebody is about to open. Where a file that is open
+// does not outlive its removal, with all storage drivers but the filesystem's, also
+// those that are read or written. Only this process's are known: a replica that
+// reads what another one removes gets a reader that breaks off, and asks again.
 type holds struct {
 	mu       sync.Mutex
 	held     map[digest.Digest]int
@@ -71,6 +71,13 @@ func (h *holds) remove(d digest.Digest) (done func(), ok bool) {
 	}, true
 }
 
+// Hold keeps a blob, here or on its way, from being removed to make room, so that
+// it can be opened once it is here. It waits for a removal that has begun. The caller
+// must call release.
+func (b *Blobs) Hold(ctx context.Context, d digest.Digest) (release func(), err error) {
+	return b.holds.hold(ctx, d)
+}
+
 // heldReader holds its blob until it is closed.
 type heldReader struct {
 	io.ReadCloser
@@ -86,14 +93,14 @@ func (r heldReader) Close() error {
 // did. Readers keep what they have open; one who comes now does not find it and
 // fetches it again. A crash leaves it there or not: there is nothing in between.
 func (b *Blobs) evict(ctx context.Context, d digest.Digest, before time.Time) (bool, error) {
-	if b.root != "" {
-		return b.deleteBefore(ctx, d, before, true)
-	}
 	done, ok := b.holds.remove(d)
 	if !ok {
 		return false, nil
 	}
 	defer done()
+	if b.root != "" {
+		return b.deleteBefore(ctx, d, before, true)
+	}
 	path, err := blobPath(d)
 	if err != nil {
 		return false, err
