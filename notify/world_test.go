@@ -203,6 +203,7 @@ type world struct {
 	db      *sqlite.DB
 	recv    *receiver
 	watcher *notify.Watcher
+	stamps  *store.Stamps
 
 	mu        sync.Mutex
 	images    []store.Known
@@ -216,7 +217,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, db: database(t), recv: receive(t, nil), decisions: map[digest.Digest]pratique.Decision{}, fail: map[digest.Digest]error{},
-		engine: pratique.Engine{Database: digest.FromString("db1"), DatabaseAt: start}, version: "1",
+		engine: pratique.Engine{Database: digest.FromString("db1"), DatabaseAt: start}, version: "1", stamps: store.NewStamps(),
 	}
 	w.clock.t = start
 	w.restart()
@@ -225,7 +226,11 @@ func newWorld(t *testing.T) *world {
 
 // restart makes another watcher, as another process would.
 func (w *world) restart() {
-	n := newNotifier(w.t, w.db, map[string]notify.Sink{"all": {URL: w.recv.URL, Transport: transport(w.t)}}, quick(&w.clock))
+	w.watch(newNotifier(w.t, w.db, map[string]notify.Sink{"all": {URL: w.recv.URL, Transport: transport(w.t)}}, quick(&w.clock)), notify.WatcherConfig{})
+}
+
+// watch makes a watcher that tells a notifier.
+func (w *world) watch(n *notify.Notifier, cfg notify.WatcherConfig) {
 	w.watcher = notify.NewWatcher(n, notify.Sources{
 		Gate: w, Catalog: w, Pulls: w.db, Exceptions: w.db, Tags: w.db, Marks: w.db,
 		Database: func() (pratique.Engine, error) {
@@ -237,7 +242,8 @@ func (w *world) restart() {
 			return w.engine, nil
 		},
 		Version: func() string { w.mu.Lock(); defer w.mu.Unlock(); return w.version },
-	}, notify.WatcherConfig{})
+		Stamps:  w.stamps,
+	}, cfg)
 }
 
 func (w *world) Standing(_ context.Context, ref pratique.Ref, img pratique.Image) (pratique.Decision, error) {
@@ -294,6 +300,7 @@ func (w *world) decide(name string, outcome pratique.Outcome, change func(*prati
 		change(&dec)
 	}
 	w.decisions[d] = dec
+	w.stamps.Changed(d)
 	return d
 }
 
