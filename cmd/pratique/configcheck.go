@@ -25,7 +25,7 @@ the machine otherwise: directories and addresses are found out at the start.`,
 		example: []string{"pratique config check /etc/pratique/pratique.yaml", "pratique config check --set registry.hold=10s configs/pratique.yaml"},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
 			sets := setFlag(fs)
-			return func(_ context.Context, c *console, args []string) error {
+			return func(ctx context.Context, c *console, args []string) error {
 				if err := want("config check", args, "FILE"); err != nil {
 					return err
 				}
@@ -43,7 +43,7 @@ the machine otherwise: directories and addresses are found out at the start.`,
 				if err := checkSinks(cfg); err != nil {
 					return err
 				}
-				if err := checkHooks(cfg); err != nil {
+				if err := checkHooks(ctx, cfg); err != nil {
 					return err
 				}
 				return printConfig(c, args[0], cfg, policies.Version())

@@ -40,7 +40,7 @@ func newHooks(ctx context.Context, cfg config.Config, state *sqlite.DB, cache *p
 		return nil, fmt.Errorf("hooks.prefetch: %w", err)
 	}
 	queue := hook.NewQueue(state, cache, gate, state, hook.QueueConfig{Prefetch: prefetch, Log: log, Metrics: metrics})
-	handler, err := hook.New(receivers, queue, hook.Config{Log: log, Metrics: metrics})
+	handler, err := hook.New(ctx, receivers, queue, hook.Config{Log: log, Metrics: metrics})
 	if err != nil {
 		return nil, fmt.Errorf("hooks.from: %w", err)
 	}
@@ -61,12 +61,12 @@ func newHooks(ctx context.Context, cfg config.Config, state *sqlite.DB, cache *p
 }
 
 // checkHooks reads the files of hooks as a server that starts would.
-func checkHooks(cfg config.Config) error {
+func checkHooks(ctx context.Context, cfg config.Config) error {
 	receivers, err := newReceivers(cfg)
 	if err != nil {
 		return err
 	}
-	if _, err := hook.New(receivers, nil, hook.Config{}); err != nil {
+	if _, err := hook.New(ctx, receivers, nil, hook.Config{}); err != nil {
 		return fmt.Errorf("hooks.from: %w", err)
 	}
 	return nil

@@ -29,9 +29,9 @@ type prover interface {
 const minSecret = 16
 
 // newProver makes what Receiver.Auth names.
-func newProver(r Receiver, cfg Config) (prover, error) {
+func newProver(ctx context.Context, r Receiver, cfg Config) (prover, error) {
 	if r.Auth == OIDC {
-		return newTokens(r, cfg)
+		return newTokens(ctx, r, cfg)
 	}
 	if len(r.Secret) == 0 {
 		return nil, errors.New("no secret: a hook without one would be anybody's")
@@ -50,6 +50,7 @@ func newProver(r Receiver, cfg Config) (prover, error) {
 		return headerProof{http.CanonicalHeaderKey(name), sha256.Sum256(r.Secret)}, nil
 	case Path:
 		return pathProof{sha256.Sum256(r.Secret)}, nil
+	case OIDC: // above
 	}
 	return nil, errors.New("no kind of authentication")
 }
@@ -119,7 +120,7 @@ type tokens struct {
 	verifier *oidc.IDTokenVerifier
 }
 
-func newTokens(r Receiver, cfg Config) (prover, error) {
+func newTokens(ctx context.Context, r Receiver, cfg Config) (prover, error) {
 	switch {
 	case r.Keys == nil:
 		return nil, errors.New("keys that sign tokens cannot be fetched here")
@@ -133,7 +134,7 @@ func newTokens(r Receiver, cfg Config) (prover, error) {
 	if u, err := url.Parse(at); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return nil, errors.New("the URL of the keys is none")
 	}
-	ctx := oidc.ClientContext(context.Background(), &http.Client{
+	ctx = oidc.ClientContext(ctx, &http.Client{
 		Transport: &keyFetcher{next: r.Keys, now: cfg.Now}, Timeout: 10 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	})

@@ -25,7 +25,7 @@ func FuzzHook(f *testing.F) {
 		}
 		k := &taken{}
 		r := Receiver{Type: Type(kind), Upstream: "lab", Hosts: hosts(Type(kind)), Auth: Header, Secret: []byte(secret)}
-		h, err := newHook("lab", r, k, Config{Now: fixed, Log: quiet()}, newMetrics(nil))
+		h, err := newHook(t.Context(), "lab", r, k, Config{Now: fixed, Log: quiet()}, newMetrics(nil))
 		if err != nil {
 			t.Fatal(err)
 		}

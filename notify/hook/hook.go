@@ -130,7 +130,7 @@ type hook struct {
 
 // New returns the handler of everything below /hooks/. What is wrong with a receiver
 // is an error wrapping pratique.ErrInvalid, without its secret.
-func New(receivers map[string]Receiver, pushes Pushes, cfg Config) (http.Handler, error) {
+func New(ctx context.Context, receivers map[string]Receiver, pushes Pushes, cfg Config) (http.Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -141,7 +141,7 @@ func New(receivers map[string]Receiver, pushes Pushes, cfg Config) (http.Handler
 	h := &handler{hooks: make(map[string]*hook, len(receivers))}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(receivers)) {
-		one, err := newHook(name, receivers[name], pushes, cfg, m)
+		one, err := newHook(ctx, name, receivers[name], pushes, cfg, m)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%w hook %s: %w", pratique.ErrInvalid, name, err))
 			continue
@@ -151,7 +151,7 @@ func New(receivers map[string]Receiver, pushes Pushes, cfg Config) (http.Handler
 	return h, errors.Join(errs...)
 }
 
-func newHook(name string, r Receiver, pushes Pushes, cfg Config, m *metrics) (*hook, error) {
+func newHook(ctx context.Context, name string, r Receiver, pushes Pushes, cfg Config, m *metrics) (*hook, error) {
 	if r.Rate <= 0 {
 		r.Rate = 600
 	}
@@ -166,7 +166,7 @@ func newHook(name string, r Receiver, pushes Pushes, cfg Config, m *metrics) (*h
 	if h.parse, err = parserOf(r.Type); err != nil {
 		return nil, err
 	}
-	if h.prove, err = newProver(r, cfg); err != nil {
+	if h.prove, err = newProver(ctx, r, cfg); err != nil {
 		return nil, err
 	}
 	perMinute := func() *rate.Limiter { return rate.NewLimiter(rate.Limit(r.Rate)/60, r.Rate) }
@@ -225,21 +225,27 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve answers one call and counts it.
 func (h *hook) serve(w http.ResponseWriter, r *http.Request, secret string) {
 	var t told
-	err := errInternal
+	p := h.guarded(w, r, secret, &t)
+	outcome := t.outcome()
+	if p != nil {
+		outcome = p.outcome
+		h.log(r, p)
+	}
+	h.metrics.calls.WithLabelValues(h.name, outcome).Inc()
+	answer(w, p, &t)
+}
+
+// guarded takes a call. A parser that panics met what nobody thought of: the sender's
+// mistake, and not the end of ours. What it panicked with may hold what was sent.
+func (h *hook) guarded(w http.ResponseWriter, r *http.Request, secret string, t *told) (p *problem) {
+	ctx := r.Context()
 	defer func() {
-		if v := recover(); v != nil { // a parser met what nobody thought of: the sender's mistake, not the end of ours
-			h.cfg.Log.ErrorContext(r.Context(), "webhook made its parser panic", "hook", h.name, "type", h.Type)
-			err = invalid("the body cannot be read")
+		if v := recover(); v != nil {
+			h.cfg.Log.ErrorContext(ctx, "webhook made its parser panic", "hook", h.name, "type", h.Type)
+			p = invalid("the body cannot be read")
 		}
-		outcome := t.outcome()
-		if err != nil {
-			outcome = err.outcome
-			h.log(r, err)
-		}
-		h.metrics.calls.WithLabelValues(h.name, outcome).Inc()
-		answer(w, err, &t)
 	}()
-	err = h.take(w, r, secret, &t)
+	return h.take(w, r, secret, t)
 }
 
 // log tells of a call that was turned away.

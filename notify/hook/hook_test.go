@@ -77,7 +77,7 @@ func newDesk(t *testing.T, r Receiver) *desk {
 	if r.Secret == nil && r.Auth != OIDC {
 		r.Secret = []byte(secret)
 	}
-	h, err := New(map[string]Receiver{"lab": r}, d.taken, Config{
+	h, err := New(t.Context(), map[string]Receiver{"lab": r}, d.taken, Config{
 		Now: func() time.Time { return d.now }, Metrics: d.reg, Log: slog.New(slog.NewTextHandler(&d.log, nil)),
 	})
 	if err != nil {
@@ -215,7 +215,7 @@ func TestNoReceiver(t *testing.T) {
 		"no keys":      {Type: Quay, Upstream: "lab", Auth: OIDC, Audience: "a", Account: "a"},
 		"no URL":       {Type: Quay, Upstream: "lab", Auth: OIDC, Audience: "a", Account: "a", Keys: http.DefaultTransport, KeysURL: "file:///etc/passwd"},
 	} {
-		_, err := New(map[string]Receiver{"h": r}, nil, Config{})
+		_, err := New(t.Context(), map[string]Receiver{"h": r}, nil, Config{})
 		if !errors.Is(err, pratique.ErrInvalid) || !strings.Contains(fmt.Sprint(err), "hook h") {
 			t.Errorf("%s: %v", name, err)
 		}

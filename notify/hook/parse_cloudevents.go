@@ -84,16 +84,26 @@ func (m *message) cloudEvent(e ce.Event) ([]event, error) {
 	case cd:
 		return ignored(), nil
 	}
-	var p struct {
-		Repository string `json:"repository"`
-		Tag        string `json:"tag"`
-		Digest     string `json:"digest"`
-		Deleted    bool   `json:"deleted"`
-	}
-	if err := decode(e.Data(), &p); err != nil || p.Repository == "" {
-		return ignored(), nil // of whatever else the sender tells
+	p, ok := readPlain(e.Data())
+	if !ok {
+		return ignored(), nil // whatever else the sender tells
 	}
 	return []event{m.push(id, p.Repository, p.Tag, p.Digest, p.Deleted)}, nil
+}
+
+// plain is the data of events of any type, as docs/webhooks.md describes it.
+type plain struct {
+	Repository string `json:"repository"`
+	Tag        string `json:"tag"`
+	Digest     string `json:"digest"`
+	Deleted    bool   `json:"deleted"`
+}
+
+// readPlain reports whether data is of that form.
+func readPlain(data []byte) (plain, bool) {
+	var p plain
+	err := decode(data, &p)
+	return p, err == nil && p.Repository != ""
 }
 
 // cdEvent makes that of a CDEvent about an artifact, whose subject is a package URL:
