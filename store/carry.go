@@ -16,7 +16,8 @@ type Past struct {
 	ID      string        `json:"i,omitempty"`
 	Package string        `json:"p,omitempty"`
 	Path    string        `json:"f,omitempty"`
-	// Milestones begin with the finding's state at FirstSeen; at least one.
+	// Milestones begin with the finding's state at FirstSeen; at least one, unless
+	// Until says that the image never had it before.
 	Milestones []pratique.Milestone `json:"m"`
 	// Until is when they end, if what histories say of the finding's time before that
 	// is not believed (see Settle).

@@ -18,7 +18,8 @@ type Clocks map[Key][]pratique.Milestone
 // head and past are what was stored of the report that stands. The histories of the
 // image's components (see Replay, not folded) tell of the clocks: joined, as the
 // image was read until now; fresh, what they say of what is new to the image as of
-// next.ScannedAt; and later, what a reader will be told from now on.
+// next.ScannedAt; and later, what a reader will be told from now on. All are nil if
+// they say the same as before.
 func Settle(head pratique.Report, past []Past, next pratique.Report, joined, fresh, later Clocks) ([]pratique.Finding, []Past) {
 	clocks := Clocks(history(head, past))
 	ends := make(map[Key]time.Time)
@@ -45,6 +46,11 @@ func Settle(head pratique.Report, past []Past, next pratique.Report, joined, fre
 			left = append(left, Past{Kind: k.Kind, ID: k.ID, Package: k.Package, Path: k.Path, Milestones: clocks[k]})
 		}
 		delete(clocks, k)
+	}
+	for i := range past {
+		if p := past[i]; len(p.Milestones) == 0 && later == nil && clocks[p.Key()] == nil {
+			left = append(left, p)
+		}
 	}
 	left = append(left, untold(clocks, out)...)
 	sortPast(left)

@@ -1,7 +1,9 @@
 package sqlite_test
 
 import (
+	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -58,4 +60,14 @@ func TestQueue(t *testing.T) {
 		open := fresh(t)
 		return func() scheduler.Queue { return open() }
 	})
+}
+
+// TestLives replays random lives of fleets against reports made one by one;
+// PRATIQUE_LIVES is how many.
+func TestLives(t *testing.T) {
+	rounds := 12
+	if n, err := strconv.Atoi(os.Getenv("PRATIQUE_LIVES")); err == nil {
+		rounds = n
+	}
+	storetest.Lives(t, fresh, rounds)
 }
