@@ -124,7 +124,10 @@ func (s *Scanner) vulnerabilities(ctx context.Context, byID map[pratique.Compone
 		if len(missing) == 0 {
 			return engine, nil
 		}
-		_, by, err := s.matchNow(ctx, missing)
+		changed, by, err := s.matchNow(ctx, missing)
+		if len(changed) > 0 { // also when an error came after
+			s.cfg.OnChanged(ctx, changed)
+		}
 		switch {
 		case errors.Is(err, store.ErrSuperseded):
 		case err != nil:

@@ -50,6 +50,10 @@ type Config struct {
 	// OnAnalysis, if not nil, is called with the digest of every layer and config
 	// before it is analysed, not for those whose inventory is there already.
 	OnAnalysis func(digest.Digest)
+	// OnChanged, if not nil, is called with components of which a scan found that the
+	// database in use says something else than what stood: a scan may come to them
+	// before the rescan does, which then finds nothing new and tells nobody.
+	OnChanged func(ctx context.Context, components []pratique.ComponentID)
 	// Now is the clock of reports. If nil, time.Now.
 	Now func() time.Time
 	// Log receives what a report cannot hold. If nil, slog.Default().
@@ -84,6 +88,9 @@ func New(layers Layers, analyzer Analyzer, matcher Matcher, state State, cfg Con
 	}
 	if cfg.OnAnalysis == nil {
 		cfg.OnAnalysis = func(digest.Digest) {}
+	}
+	if cfg.OnChanged == nil {
+		cfg.OnChanged = func(context.Context, []pratique.ComponentID) {}
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

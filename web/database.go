@@ -5,7 +5,10 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"pratique"
 )
@@ -19,6 +22,45 @@ type DatabaseStatus struct {
 	// CheckedAt is when the sources were last asked; null: not yet.
 	CheckedAt *time.Time `json:"checkedAt"`
 	// LastError of the last check or import; "" when it went well.
+	LastError string `json:"lastError"`
+	// Previous is the digest of the database that `db rollback` returns to; "" when
+	// there is none.
+	Previous string `json:"previous"`
+	// RolledBack is the database that an operator rolled back from; null: none.
+	RolledBack *DatabaseRollback `json:"rolledBack"`
+	// Failing are the sources that failed when they were asked last.
+	Failing []SourceFailure `json:"failing"`
+	// Served is what other users of Trivy get; null when database.serve is off.
+	Served *DatabaseServed `json:"served"`
+}
+
+// DatabaseRollback is a database that no source brings back.
+type DatabaseRollback struct {
+	Digest string    `json:"digest"`
+	At     time.Time `json:"at"`
+}
+
+// SourceFailure is how a source failed when it was asked last.
+type SourceFailure struct {
+	Source string `json:"source"`
+	Error  string `json:"error"`
+	// Since is when it began to fail.
+	Since time.Time `json:"since"`
+	// NotBefore is when it wants to be asked again; null: it did not say.
+	NotBefore *time.Time `json:"notBefore"`
+}
+
+// DatabaseServed is the database as an OCI artifact of the registry listener.
+type DatabaseServed struct {
+	// Name after the registry's address: pratique/trivy-db:2.
+	Name string `json:"name"`
+	// Digest of the manifest that it names; "" while there is none.
+	Digest string `json:"digest"`
+	// Database is the digest of the database that it holds.
+	Database string `json:"database"`
+	// Bytes of the compressed layer.
+	Bytes int64 `json:"bytes"`
+	// LastError of making the copy; "" when it went well.
 	LastError string `json:"lastError"`
 }
 
@@ -45,6 +87,9 @@ func (s *server) databaseStatus(w http.ResponseWriter, r *http.Request) error {
 	if st.Sources == nil {
 		st.Sources = []string{}
 	}
+	if st.Failing == nil {
+		st.Failing = []SourceFailure{}
+	}
 	writeJSON(w, http.StatusOK, st)
 	return nil
 }
@@ -58,13 +103,9 @@ func (s *server) databaseImport(w http.ResponseWriter, r *http.Request) error {
 	if s.Database == nil {
 		return unavailable("the database")
 	}
-	force := false
-	switch v := r.URL.Query().Get("force"); v {
-	case "", "false", "0":
-	case "true", "1":
-		force = true
-	default:
-		return badRequest("force is not true or false: "+v, "write force=true or leave it out")
+	force, err := parameterBool(r, "force")
+	if err != nil {
+		return err
 	}
 	if r.ContentLength > s.MaxImport {
 		return &http.MaxBytesError{Limit: s.MaxImport}
@@ -93,4 +134,88 @@ func (s *server) databaseImport(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.Log.InfoContext(r.Context(), "database imported", "bytes", n, "force", force)
 	return s.databaseStatus(w, r)
+}
+
+// parameterBool reads a parameter that is true, false or left out.
+func parameterBool(r *http.Request, name string) (bool, error) {
+	switch v := r.URL.Query().Get(name); v {
+	case "", "false", "0":
+		return false, nil
+	case "true", "1":
+		return true, nil
+	default:
+		return false, badRequest(name+" is not true or false: "+v, "write "+name+"=true or leave it out")
+	}
+}
+
+// databaseRollback answers POST /api/v1/database/rollback?undo=.
+func (s *server) databaseRollback(w http.ResponseWriter, r *http.Request) error {
+	if s.Database == nil {
+		return unavailable("the database")
+	}
+	undo, err := parameterBool(r, "undo")
+	if err != nil {
+		return err
+	}
+	err = s.Database.Rollback(r.Context(), undo)
+	switch {
+	case errors.Is(err, pratique.ErrNotFound):
+		return &apiError{status: http.StatusConflict, err: err,
+			message: strings.TrimPrefix(err.Error(), pratique.ErrNotFound.Error()+": "),
+			hint:    "`pratique db status` shows what is kept; --undo goes forward again to what was rolled back from, `pratique db import` takes any other"}
+	case errors.Is(err, pratique.ErrInvalid):
+		return &apiError{status: http.StatusUnprocessableEntity, message: err.Error(), err: err,
+			hint: "the database in use stays; `pratique db import` takes another one"}
+	case err != nil:
+		return err
+	}
+	return s.databaseStatus(w, r)
+}
+
+// DatabaseHeader names the database that an export holds, by its digest.
+const DatabaseHeader = "Pratique-Database"
+
+// databaseExport answers GET /api/v1/database/export?which=.
+func (s *server) databaseExport(w http.ResponseWriter, r *http.Request) error {
+	if s.Database == nil {
+		return unavailable("the database")
+	}
+	begun := false
+	err := s.Database.Export(r.Context(), r.URL.Query().Get("which"), func(d digest.Digest) {
+		begun = true
+		w.Header().Set(DatabaseHeader, d.String())
+		w.Header().Set("Content-Type", "application/gzip")
+	}, w)
+	switch {
+	case err != nil && begun:
+		s.Log.WarnContext(r.Context(), "database export broke off", "error", err)
+		panic(http.ErrAbortHandler) // the header is out: what is cut is not taken for whole
+	case errors.Is(err, pratique.ErrNotFound):
+		return keptNot(err)
+	}
+	return err
+}
+
+// databaseDiff answers GET /api/v1/database/diff?old=&new=.
+func (s *server) databaseDiff(w http.ResponseWriter, r *http.Request) error {
+	if s.Database == nil {
+		return unavailable("the database")
+	}
+	q := r.URL.Query()
+	diff, err := s.Database.Diff(r.Context(), q.Get("old"), q.Get("new"))
+	if errors.Is(err, pratique.ErrNotFound) {
+		return keptNot(err)
+	}
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, diff)
+	return nil
+}
+
+// keptNot answers for a database that is not kept.
+func keptNot(err error) error {
+	return &apiError{status: http.StatusNotFound, err: err,
+		message: strings.TrimPrefix(err.Error(), pratique.ErrNotFound.Error()+": "),
+		hint:    "name current, previous or one of their digests; `pratique db status` shows them"}
 }

@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"iter"
 	"net/http"
@@ -101,6 +102,7 @@ type fakeDatabase struct {
 	content string
 	force   bool
 	asked   bool
+	undo    bool
 	fail    error
 }
 
@@ -119,6 +121,26 @@ func (f *fakeDatabase) Import(_ context.Context, r io.Reader, force bool) error 
 	b, err := io.ReadAll(r)
 	f.content, f.force = string(b), force
 	return err
+}
+
+func (f *fakeDatabase) Rollback(_ context.Context, undo bool) error {
+	f.undo = undo
+	return f.fail
+}
+
+func (f *fakeDatabase) Export(_ context.Context, which string, begin func(digest.Digest), w io.Writer) error {
+	if which == "previous" {
+		return fmt.Errorf("%w: there is no previous database", pratique.ErrNotFound)
+	}
+	begin(digestOf(f.content))
+	if _, err := io.WriteString(w, f.content); err != nil {
+		return err
+	}
+	return f.fail
+}
+
+func (f *fakeDatabase) Diff(_ context.Context, from, to string) (any, error) {
+	return map[string]string{"old": from, "new": to}, f.fail
 }
 
 // serve starts the handler on loopback.

@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -60,6 +61,16 @@ type Database interface {
 	// adopts one that is older or much smaller than the one in use. What the
 	// candidate itself causes is an error wrapping pratique.ErrInvalid.
 	Import(ctx context.Context, r io.Reader, force bool) error
+	// Rollback returns to the database before the one in use, or with undo to the
+	// one that was rolled back from. pratique.ErrNotFound when there is none to go
+	// to, pratique.ErrInvalid when it is damaged; the one in use stays then.
+	Rollback(ctx context.Context, undo bool) error
+	// Export writes a database that is kept (current, previous or a digest) as a
+	// .tar.gz. begin is told its digest before the first byte; pratique.ErrNotFound
+	// comes before that.
+	Export(ctx context.Context, which string, begin func(digest.Digest), w io.Writer) error
+	// Diff compares two that are kept, as a document for people and programs.
+	Diff(ctx context.Context, from, to string) (any, error)
 }
 
 // Reloader reads the configuration and the policies again.
@@ -93,6 +104,8 @@ type Config struct {
 	Exceptions Exceptions
 	// Events are listed and sent again.
 	Events Events
+	// Cache is looked at and brought to its limits.
+	Cache Cache
 	// Hooks answers everything below /hooks/, where registries call. It decides itself
 	// who may. If nil, there is nothing.
 	Hooks http.Handler
@@ -150,6 +163,9 @@ func (s *server) routes() http.Handler {
 	handle("GET /api/v1/images", s.images)
 	handle("GET /api/v1/database", s.databaseStatus)
 	handle("POST /api/v1/database/import", s.databaseImport)
+	handle("POST /api/v1/database/rollback", s.databaseRollback)
+	handle("GET /api/v1/database/export", s.databaseExport)
+	handle("GET /api/v1/database/diff", s.databaseDiff)
 	handle("POST /api/v1/reload", s.reload)
 	handle("POST /api/v1/policy/simulate", s.simulate)
 	handle("GET /api/v1/policy/simulate/components", s.simulateComponents)
@@ -159,6 +175,9 @@ func (s *server) routes() http.Handler {
 	handle("DELETE /api/v1/exceptions/{id}", s.exceptionRevoke)
 	handle("GET /api/v1/events", s.events)
 	handle("POST /api/v1/events/replay", s.eventReplay)
+	handle("GET /api/v1/cache", s.cacheStatus)
+	handle("POST /api/v1/cache/evict", s.cacheEvict)
+	handle("GET /api/v1/cache/pins", s.cachePins)
 	handle("/api/", notFound)
 
 	mux := http.NewServeMux()
@@ -189,9 +208,10 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 /api/v1/check?ref=REF&wait=20s        verdict on an image; &explain=true: every rule's part
 /api/v1/verdicts/ID                   a verdict that a client met
 /api/v1/images?after=DIGEST&limit=N   known images
-/api/v1/database                      vulnerability database
+/api/v1/database                      vulnerability database; below it import, rollback, export, diff
 /api/v1/exceptions?all=true           exceptions; POST makes one, DELETE revokes /api/v1/exceptions/ID
 /api/v1/events?dead=true              events out; POST /api/v1/events/replay?id=ID sends one again
+/api/v1/cache                         what is kept; /pins; POST /api/v1/cache/evict?dryRun=true&to=BYTES makes room
 /api/v1/reload                        POST: read configuration and policies again
 /api/v1/policy/simulate               POST: what draft policies would change for recorded pulls
 /debug/pprof/                         profiles

@@ -55,7 +55,8 @@ func commands() []command {
 	commands := []command{serveCommand(), checkCommand(), imagesCommand()}
 	commands = append(commands, exceptionCommands()...)
 	commands = append(commands, eventCommands()...)
-	return append(commands, policyCheckCommand(), policyTestCommand(), policySimulateCommand(), dbStatusCommand(), dbImportCommand(),
+	commands = append(commands, cacheCommands()...)
+	return append(commands, policyCheckCommand(), policyTestCommand(), policySimulateCommand(), dbStatusCommand(), dbImportCommand(), dbExportCommand(), dbDiffCommand(), dbRollbackCommand(),
 		configCheckCommand(), nodesConfigCommand(), nodesDoctorCommand(), versionCommand(),
 	)
 }

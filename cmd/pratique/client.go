@@ -97,36 +97,54 @@ func (cl *client) do(ctx context.Context, method, path string, query url.Values,
 
 // raw sends one request and returns the answer of a success.
 func (cl *client) raw(ctx context.Context, method, path string, query url.Values, body io.Reader) (answer []byte, status int, err error) {
-	u := cl.base.JoinPath(path)
-	u.RawQuery = query.Encode()
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	res, err := cl.open(ctx, method, path, query, body)
+	if e, ok := errors.AsType[*answerError](err); ok {
+		return nil, e.status, err
+	}
 	if err != nil {
 		return nil, 0, err
-	}
-	res, err := cl.http.Do(req)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, 0, ctx.Err()
-		}
-		if ue, ok := errors.AsType[*url.Error](err); ok {
-			err = ue.Err // its text repeats method and address
-		}
-		return nil, 0, &unreachableError{cl.base.Redacted(), err}
 	}
 	defer func() { _ = res.Body.Close() }()
 	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return nil, 0, &unreachableError{cl.base.Redacted(), err}
 	}
-	if res.StatusCode >= 300 {
-		e := &answerError{status: res.StatusCode}
-		if json.Unmarshal(raw, &e.body) != nil || e.body.Message == "" {
-			e.body.Message = fmt.Sprintf("%s answered %s, which is no answer of Pratique", cl.base.Redacted(), res.Status)
-			e.body.Hint = "--server wants the admin address, not the registry's"
-		}
-		return nil, res.StatusCode, e
-	}
 	return raw, res.StatusCode, nil
+}
+
+// open sends one request and returns the answer of a success, whose body is the
+// caller's to read and close.
+func (cl *client) open(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+	u := cl.base.JoinPath(path)
+	u.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	res, err := cl.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if ue, ok := errors.AsType[*url.Error](err); ok {
+			err = ue.Err // its text repeats method and address
+		}
+		return nil, &unreachableError{cl.base.Redacted(), err}
+	}
+	if res.StatusCode < 300 {
+		return res, nil
+	}
+	defer func() { _ = res.Body.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, &unreachableError{cl.base.Redacted(), err}
+	}
+	e := &answerError{status: res.StatusCode}
+	if json.Unmarshal(raw, &e.body) != nil || e.body.Message == "" {
+		e.body.Message = fmt.Sprintf("%s answered %s, which is no answer of Pratique", cl.base.Redacted(), res.Status)
+		e.body.Hint = "--server wants the admin address, not the registry's"
+	}
+	return nil, e
 }
 
 // printJSON writes v the way -o json promises: indented, one document.

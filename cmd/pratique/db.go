@@ -15,9 +15,12 @@ import (
 
 func dbStatusCommand() command {
 	return command{
-		name:    "db status",
-		short:   "vulnerability database in use",
-		long:    `Shows which vulnerability database the server uses, how old it is, where it came from and how the last refresh went.`,
+		name:  "db status",
+		short: "vulnerability database in use",
+		long: `
+Shows which vulnerability database the server uses, how old it is, where it came
+from, which one is kept besides, which sources fail and why, whether an operator
+rolled back, and what is served to other users of Trivy.`,
 		example: []string{"pratique db status", "pratique db status -o json | jq -r .database.updatedAt"},
 		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
 			server := serverFlag(fs)
@@ -111,9 +114,33 @@ func printStatus(c *console, output string, st web.DatabaseStatus) error {
 		add("from", dash(d.Source))
 		add("holds", fmt.Sprintf("%d vulnerabilities, %d advisories", d.Vulnerabilities, d.Advisories))
 	}
+	if st.Previous != "" {
+		add("previous", st.Previous)
+	}
+	if b := st.RolledBack; b != nil {
+		add("rolled back", fmt.Sprintf("from %s on %s; no source brings it back", b.Digest, b.At.UTC().Format("2006-01-02 15:04 UTC")))
+	}
 	add("sources", dash(strings.Join(st.Sources, ", ")))
 	if st.CheckedAt != nil {
 		add("checked", st.CheckedAt.UTC().Format("2006-01-02 15:04 UTC"))
+	}
+	for _, f := range st.Failing {
+		text := fmt.Sprintf("%s since %s: %s", f.Source, f.Since.UTC().Format("2006-01-02 15:04 UTC"), f.Error)
+		if f.NotBefore != nil {
+			text += "; to be asked again after " + f.NotBefore.UTC().Format("2006-01-02 15:04 UTC")
+		}
+		add("failing", text)
+	}
+	if s := st.Served; s != nil {
+		switch {
+		case s.Digest != "":
+			add("served as", fmt.Sprintf("%s@%s (%.1f MB)", s.Name, s.Digest, float64(s.Bytes)/1e6))
+		case s.LastError == "":
+			add("served as", s.Name+", not yet")
+		}
+		if s.LastError != "" {
+			add("not served", s.LastError)
+		}
 	}
 	if st.LastError != "" {
 		add("last error", st.LastError)

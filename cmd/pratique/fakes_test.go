@@ -94,6 +94,16 @@ func (f *fakeServer) Import(_ context.Context, r io.Reader, force bool) (err err
 	return err
 }
 
+func (f *fakeServer) Rollback(context.Context, bool) error { return pratique.ErrNotFound }
+
+func (f *fakeServer) Export(context.Context, string, func(digest.Digest), io.Writer) error {
+	return pratique.ErrNotFound
+}
+
+func (f *fakeServer) Diff(context.Context, string, string) (any, error) {
+	return nil, pratique.ErrNotFound
+}
+
 // start serves f behind the product's own handler.
 func (f *fakeServer) start(t *testing.T) string {
 	t.Helper()

@@ -40,6 +40,7 @@ type behind struct {
 	stamps  store.Stamper
 	facts   *facts
 	record  proxy.Recorder
+	own     map[string]proxy.Own
 	log     *slog.Logger
 	metrics prometheus.Registerer
 }
@@ -62,7 +63,7 @@ func (l *live) put(cfg config.Config, policies *policy.Set, ups *upstreams) {
 	server := proxy.ServerConfig{
 		Upstreams: ups.names, BareHead: cfg.Refusal.Head == config.HeadBare, Log: l.log, Metrics: l.metrics,
 	}
-	f.open = proxy.NewServer(proxy.NewCanary(f.gate), server)
+	f.open = proxy.NewServer(proxy.NewCanary(proxy.NewOwn(f.gate, l.own)), server)
 	f.closed = proxy.NewServer(proxy.Closed(), server)
 	// A name is known no sooner than its upstream, and a front that is still
 	// answering refuses what is gone.

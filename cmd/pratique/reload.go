@@ -115,7 +115,7 @@ func (r *reloader) reload(ctx context.Context) (web.Reloaded, error) {
 	}
 	r.live.facts.use(facts)
 	setLevel(r.level, now.Log)
-	r.fetch.use(ups.transport())
+	r.fetch.use(ups)
 	r.live.put(now, policies, ups)
 	for key, c := range old.upstreams.clients {
 		if ups.clients[key] != c {

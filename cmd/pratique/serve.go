@@ -104,7 +104,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	fetch := new(fetcher)
-	fetch.use(upstreams.transport())
+	fetch.use(upstreams)
 	drain := &budget{limit: cfg.Registry.Drain}
 
 	// What is kept: bytes, and everything else.
@@ -120,10 +120,15 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	parts.Add(closing("state", state.Close))
 	orphans := store.NewOrphans(blobs, state, store.OrphansConfig{Log: log, Metrics: metrics})
 	parts.Add(rungroup.Part{Name: "orphans", Run: orphans.Run})
+	eviction, evict, err := newEviction(cfg, blobs, state, log, metrics)
+	if err != nil {
+		return err
+	}
+	parts.Add(evict)
 
 	// Pull through and keep.
 	catalog := proxy.RememberCatalog(state, state)
-	cache := proxy.NewCache(upstreams.byKey(), blobs, catalog, state, cacheConfig(cfg, log, metrics))
+	cache := proxy.NewCache(upstreams.byKey(), blobs, catalog, state, cacheConfig(cfg, eviction, log, metrics))
 	parts.Add(drain.transfers(cache.Close))
 
 	// Analyse, match, and look again when the database moves.
@@ -135,23 +140,31 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	parts.Add(closing("workers", analyzers.Close))
-	reports := &reported{
-		// Three layers of an image at a time: then the first is analysed while the
-		// next arrive. All at once share the line and end together, and most of the
-		// analysis comes after that (docs/benchmarks.md).
-		Scanner: scanner.New(cache, analyzers, matcher, state, scanner.Config{Parallel: 3, Log: log, Metrics: metrics}),
-	}
+	reports := new(reported)
+	// Three layers of an image at a time: then the first is analysed while the next
+	// arrive. All at once share the line and end together, and most of the analysis
+	// comes after that (docs/benchmarks.md).
+	scan := scanner.New(cache, analyzers, matcher, state, scanner.Config{Parallel: 3, OnChanged: reports.moved(state, log), Log: log, Metrics: metrics})
+	reports.Scanner = scan
 	scans := scheduler.New(state, reports, state, scheduler.Config{Log: log, Metrics: metrics})
-	db := database.New(databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { scans.DatabaseChanged(ctx) }), matcher)
+	var rescans *scheduler.Rescanner
+	db := database.New(databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { rescans.DatabaseChanged(ctx) }), matcher)
+	rescans = newRescanner(scan, state, db, reports, log, metrics)
+	served := &databaseAPI{Database: db, cfg: cfg.Database}
+	if cfg.Database.Serve {
+		served.served = database.NewArtifact(db)
+		parts.Add(rungroup.Part{Name: "database copy", Run: untilStopped(served.served.Run)})
+	}
 	parts.Add(
 		rungroup.Part{Name: "java database", Run: untilStopped(java.Run)},
 		rungroup.Part{Name: "database", Run: untilStopped(db.Run)},
 		rungroup.Part{Name: "scheduler", Run: scans.Run},
+		rungroup.Part{Name: "rescans", Run: rescans.Run},
 	)
 
 	// Decide, and answer; anew when the configuration is read again.
 	history := newHistory(cfg, state, log, metrics)
-	front := &live{behind: behind{cache: cache, scans: scans, catalog: catalog, stamps: state, record: history, log: log, metrics: metrics}}
+	front := &live{behind: behind{cache: cache, scans: scans, catalog: catalog, stamps: state, record: history, own: served.ownRepositories(), log: log, metrics: metrics}}
 	if front.facts, err = newFacts(ctx, cfg, state, front, fetch); err != nil {
 		return err
 	}
@@ -174,8 +187,8 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		rungroup.Part{Name: "watch", Run: reload.watch},
 	)
 	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
-		Gate: front, Catalog: state, Database: &databaseAPI{db, cfg.Database}, Reloader: reload, Upstreams: front,
-		Verdicts: state, Exceptions: front.facts.exceptions, Events: events, Hooks: hooks.admin,
+		Gate: front, Catalog: state, Database: served, Reloader: reload, Upstreams: front,
+		Verdicts: state, Exceptions: front.facts.exceptions, Events: events, Cache: eviction, Hooks: hooks.admin,
 		Simulator: &simulator{live: front, pulls: state, content: state},
 		Probes:    probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,

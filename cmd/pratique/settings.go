@@ -7,11 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique"
@@ -36,7 +34,7 @@ func blobsConfig(cfg config.Config) store.BlobsConfig {
 	return store.BlobsConfig{Driver: string(cfg.Storage.Driver), Parameters: cfg.Storage.Parameters, Spool: cfg.Storage.Spool}
 }
 
-func cacheConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer) proxy.CacheConfig {
+func cacheConfig(cfg config.Config, room *eviction, log *slog.Logger, metrics prometheus.Registerer) proxy.CacheConfig {
 	stale := cfg.Cache.StaleIfError
 	orNever := func(d time.Duration) time.Duration {
 		if d == 0 {
@@ -48,6 +46,7 @@ func cacheConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registe
 		TagTTL:       least(cfg.Cache.TagTTL),
 		StaleIfError: proxy.StaleIfError{Semver: orNever(stale.Semver), Latest: orNever(stale.Latest), Other: orNever(stale.Other)},
 		MaxBlobSize:  int64(cfg.Cache.MaxBlobSize),
+		DiskFull:     room.DiskFull,
 		Log:          log,
 		Metrics:      metrics,
 	}
@@ -67,10 +66,10 @@ func (b *behind) gateConfig(cfg config.Config, names *proxy.UpstreamIndex) proxy
 	}
 }
 
-func databaseConfig(cfg config.Config, fetch http.RoundTripper, log *slog.Logger, metrics prometheus.Registerer, moved func(prev, next pratique.Engine)) database.Config {
+func databaseConfig(cfg config.Config, fetch *fetcher, log *slog.Logger, metrics prometheus.Registerer, moved func(prev, next pratique.Engine)) database.Config {
 	return database.Config{
 		Dir: cfg.DatabaseDir(), Path: cfg.Database.Path, Sources: cfg.Database.Sources, Refresh: cfg.Database.Refresh,
-		Transport: fetch, Keychain: authn.DefaultKeychain, OnAdopt: moved, Log: log, Metrics: metrics,
+		Transport: fetch, Keychain: fetch, OnAdopt: moved, Log: log, Metrics: metrics,
 	}
 }
 
@@ -78,10 +77,10 @@ func databaseConfig(cfg config.Config, fetch http.RoundTripper, log *slog.Logger
 // little, and each change makes every layer's inventory one of another analyzer.
 const javaRefresh = 7 * 24 * time.Hour
 
-func javaConfig(cfg config.Config, fetch http.RoundTripper, log *slog.Logger, metrics prometheus.Registerer, changed func(prev, next pratique.Engine)) database.Config {
+func javaConfig(cfg config.Config, fetch *fetcher, log *slog.Logger, metrics prometheus.Registerer, changed func(prev, next pratique.Engine)) database.Config {
 	return database.Config{
 		Dir: cfg.JavaDatabaseDir(), Path: cfg.JavaDatabase.Path, Sources: cfg.JavaDatabase.Sources, Refresh: javaRefresh,
-		Transport: fetch, Keychain: authn.DefaultKeychain, OnAdopt: changed, Log: log, Metrics: metrics,
+		Transport: fetch, Keychain: fetch, OnAdopt: changed, Log: log, Metrics: metrics,
 	}
 }
 
@@ -116,13 +115,14 @@ func untilStopped(run func(context.Context) error) func(context.Context) error {
 // databaseAPI shows the database as the admin API wants it.
 type databaseAPI struct {
 	*database.Database
-	cfg config.Database
+	cfg    config.Database
+	served *database.Artifact // nil: it is not
 }
 
 // Status implements web.Database.
 func (d *databaseAPI) Status(context.Context) (web.DatabaseStatus, error) {
 	st := d.Database.Status()
-	out := web.DatabaseStatus{Sources: d.cfg.Sources, LastError: st.LastError, CheckedAt: instant(st.LastCheck)}
+	out := web.DatabaseStatus{Sources: d.cfg.Sources, LastError: st.LastError, CheckedAt: instant(st.LastCheck), Previous: st.Previous.String()}
 	if d.cfg.Path != "" {
 		out.Sources = []string{d.cfg.Path}
 	}
@@ -132,7 +132,49 @@ func (d *databaseAPI) Status(context.Context) (web.DatabaseStatus, error) {
 			Vulnerabilities: st.Counts.Vulnerabilities, Advisories: st.Counts.Advisories,
 		}
 	}
+	if st.RolledBack != "" {
+		out.RolledBack = &web.DatabaseRollback{Digest: st.RolledBack.String(), At: st.RolledBackAt}
+	}
+	for _, s := range st.Sources {
+		if s.LastError != "" {
+			out.Failing = append(out.Failing, web.SourceFailure{Source: s.Source, Error: s.LastError, Since: s.FailingAt, NotBefore: instant(s.NotBefore)})
+		}
+	}
+	if d.served != nil {
+		s := d.served.Status()
+		out.Served = &web.DatabaseServed{
+			Name: proxy.OwnName + "/" + servedDatabase + ":" + database.ArtifactTag, Digest: s.Digest.String(),
+			Database: s.Database.String(), Bytes: s.Size, LastError: s.LastError,
+		}
+	}
 	return out, nil
+}
+
+// servedDatabase is the repository of Pratique's own that holds the vulnerability
+// database.
+const servedDatabase = "trivy-db"
+
+// ownRepositories are what the registry listener has besides upstreams.
+func (d *databaseAPI) ownRepositories() map[string]proxy.Own {
+	if d.served == nil {
+		return nil
+	}
+	return map[string]proxy.Own{servedDatabase: d.served}
+}
+
+// Rollback implements web.Database.
+func (d *databaseAPI) Rollback(ctx context.Context, undo bool) error {
+	turn := d.Database.Rollback
+	if undo {
+		turn = d.UndoRollback
+	}
+	_, err := turn(ctx)
+	return err
+}
+
+// Diff implements web.Database.
+func (d *databaseAPI) Diff(ctx context.Context, from, to string) (any, error) {
+	return d.Compare(ctx, from, to)
 }
 
 // Import implements web.Database.

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"net/http"
 	"reflect"
 	"sync/atomic"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique/internal/config"
@@ -80,14 +82,40 @@ func (u *upstreams) transport() http.RoundTripper {
 	return upstream.Transport(clients...)
 }
 
-// fetcher is a round tripper that can be replaced.
-type fetcher struct {
-	current atomic.Pointer[http.RoundTripper]
+// keychain is for the same: what is configured for an upstream is shown to it,
+// whatever else is known for its host.
+func (u *upstreams) keychain() authn.Keychain {
+	clients := make([]*upstream.Client, 0, len(u.clients))
+	for _, c := range u.clients {
+		clients = append(clients, c)
+	}
+	return authn.NewMultiKeychain(upstream.Keychain(clients...), authn.DefaultKeychain)
 }
 
-func (f *fetcher) use(rt http.RoundTripper) { f.current.Store(&rt) }
+// fetcher fetches as the upstreams in use do: a round tripper and a keychain that
+// can be replaced.
+type fetcher struct {
+	current atomic.Pointer[fetching]
+}
+
+type fetching struct {
+	transport http.RoundTripper
+	keychain  authn.Keychain
+}
+
+func (f *fetcher) use(u *upstreams) { f.current.Store(&fetching{u.transport(), u.keychain()}) }
 
 // RoundTrip implements http.RoundTripper.
 func (f *fetcher) RoundTrip(r *http.Request) (*http.Response, error) {
-	return (*f.current.Load()).RoundTrip(r)
+	return f.current.Load().transport.RoundTrip(r)
+}
+
+// Resolve implements authn.Keychain.
+func (f *fetcher) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	return f.ResolveContext(context.Background(), r)
+}
+
+// ResolveContext implements authn.ContextKeychain.
+func (f *fetcher) ResolveContext(ctx context.Context, r authn.Resource) (authn.Authenticator, error) {
+	return authn.Resolve(ctx, f.current.Load().keychain, r)
 }

@@ -12,8 +12,8 @@ import (
 )
 
 // ErrRolledBack says that the database was rolled back already. UndoRollback goes
-// forward again.
-var ErrRolledBack = errors.New("the database was rolled back already")
+// forward again. It is a pratique.ErrNotFound: there is nothing to go back to.
+var ErrRolledBack = fmt.Errorf("%w: the database was rolled back already", pratique.ErrNotFound)
 
 // Rollback returns to the database that was adopted before the one in use, after
 // its bytes are verified again. The one in use is kept in its place, and no
