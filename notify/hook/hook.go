@@ -91,13 +91,14 @@ var ErrFull = errors.New("too many pushes wait to be followed up")
 const (
 	maxBody    = 1 << 20
 	maxEvents  = 100
-	bodyTime   = 10 * time.Second
-	reading    = 8 // calls of one hook whose body is read at a time
+	reading    = 32 // calls of one hook whose body is read at a time
 	retryAfter = 10 * time.Second
 )
 
 // Config adjusts what New makes.
 type Config struct {
+	// Arrive is how long a call may take to arrive. If zero, 10 seconds.
+	Arrive time.Duration
 	// Now is the clock. If nil, time.Now.
 	Now func() time.Time
 	// Log receives calls that are turned away, a few a minute of each hook. If nil,
@@ -109,7 +110,8 @@ type Config struct {
 
 // handler serves POST /hooks/NAME and POST /hooks/NAME/SECRET.
 type handler struct {
-	hooks map[string]*hook
+	hooks  map[string]*hook
+	arrive time.Duration
 }
 
 // hook is one receiver at work.
@@ -131,6 +133,9 @@ type hook struct {
 // New returns the handler of everything below /hooks/. What is wrong with a receiver
 // is an error wrapping pratique.ErrInvalid, without its secret.
 func New(ctx context.Context, receivers map[string]Receiver, pushes Pushes, cfg Config) (http.Handler, error) {
+	if cfg.Arrive <= 0 {
+		cfg.Arrive = 10 * time.Second
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -138,7 +143,7 @@ func New(ctx context.Context, receivers map[string]Receiver, pushes Pushes, cfg 
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	m := newMetrics(cfg.Metrics)
-	h := &handler{hooks: make(map[string]*hook, len(receivers))}
+	h := &handler{hooks: make(map[string]*hook, len(receivers)), arrive: cfg.Arrive}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(receivers)) {
 		one, err := newHook(ctx, name, receivers[name], pushes, cfg, m)
@@ -208,6 +213,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Content-Type", "application/json")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Cache-Control", "no-store")
+	// Also for a body that nobody reads: net/http waits for it before it goes on. A
+	// connection without deadlines (a test's) is bounded by its size alone.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.arrive))
 	rest, ok := strings.CutPrefix(r.URL.Path, "/hooks/")
 	name, secret, _ := strings.Cut(rest, "/")
 	one := h.hooks[name]

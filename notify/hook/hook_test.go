@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -334,6 +335,29 @@ func TestSlowBodies(t *testing.T) {
 	wg.Wait()
 	if w := d.call("/hooks/lab", sent, "X-Hub-Signature-256", sign(sent)); w.Code != 202 {
 		t.Errorf("after them: %d", w.Code)
+	}
+}
+
+// TestNeverArrives: a call without the secret whose body never comes does not hold its
+// connection.
+func TestNeverArrives(t *testing.T) {
+	h, err := New(t.Context(), map[string]Receiver{"lab": {Type: Distribution, Upstream: "lab", Auth: Header, Secret: []byte(secret)}}, &taken{}, Config{Arrive: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	for _, auth := range []string{"wrong", secret} {
+		c, err := net.Dial("tcp", srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		_, _ = fmt.Fprintf(c, "POST /hooks/lab HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Length: 100\r\n\r\n{", auth)
+		if _, err := io.ReadAll(c); err != nil {
+			t.Errorf("%s: the connection stays: %v", auth, err)
+		}
+		_ = c.Close()
 	}
 }
 

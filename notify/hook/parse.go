@@ -154,7 +154,8 @@ func decode(body []byte, v any) error {
 	err := json.Unmarshal(body, v)
 	var kind *json.UnmarshalTypeError
 	if errors.As(err, &kind) {
-		return fmt.Errorf("%.60s is a %.20s", kind.Field, kind.Value)
+		value, _, _ := strings.Cut(kind.Value, " ") // without the number
+		return fmt.Errorf("%.60s is of the kind %s", kind.Field, value)
 	}
 	if err != nil {
 		return errors.New("not well-formed")

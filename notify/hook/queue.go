@@ -44,7 +44,8 @@ type QueueConfig struct {
 	// Prefetch chooses what is fetched, scanned and decided although nobody asked for
 	// it here before. If nil, nothing.
 	Prefetch pratique.Patterns
-	// Workers is how many pushes are followed up at once. If zero, 4.
+	// Workers is how many pushes are followed up at once. Most of it is waiting for
+	// upstreams, which have limits of their own. If zero, 8.
 	Workers int
 	// Limit is how many may wait. If zero, 10,000.
 	Limit int
@@ -72,7 +73,7 @@ func (c QueueConfig) withDefaults() QueueConfig {
 		}
 	}
 	if c.Workers <= 0 {
-		c.Workers = 4
+		c.Workers = 8
 	}
 	if c.Limit <= 0 {
 		c.Limit = 10_000

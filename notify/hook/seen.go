@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"crypto/sha256"
 	"sync"
 	"time"
 
@@ -21,9 +22,14 @@ type seen struct {
 	now func() time.Time
 
 	mu   sync.Mutex
-	ids  map[string]time.Time
+	ids  map[identity]time.Time
 	tags map[string]lastTold
 }
+
+// identity is a hash of an id, which may be long.
+type identity [sha256.Size]byte
+
+func identify(id string) identity { return sha256.Sum256([]byte(id)) }
 
 // lastTold is what was told of a tag last.
 type lastTold struct {
@@ -33,7 +39,7 @@ type lastTold struct {
 }
 
 func newSeen(now func() time.Time) *seen {
-	return &seen{now: now, ids: map[string]time.Time{}, tags: map[string]lastTold{}}
+	return &seen{now: now, ids: map[identity]time.Time{}, tags: map[string]lastTold{}}
 }
 
 // before reports whether e was told already. Without an id and a digest it cannot be
@@ -42,7 +48,7 @@ func (s *seen) before(e event) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if at, ok := s.ids[e.id]; ok && e.id != "" && now.Sub(at) < seenIDs {
+	if at, ok := s.ids[identify(e.id)]; ok && e.id != "" && now.Sub(at) < seenIDs {
 		return true
 	}
 	last, ok := s.tags[e.about()]
@@ -56,7 +62,7 @@ func (s *seen) note(e event) {
 	now := s.now()
 	if e.id != "" {
 		trim(s.ids, func(at time.Time) bool { return now.Sub(at) >= seenIDs })
-		s.ids[e.id] = now
+		s.ids[identify(e.id)] = now
 	}
 	trim(s.tags, func(t lastTold) bool { return now.Sub(t.at) >= seenTags })
 	s.tags[e.about()] = lastTold{digest: e.ref.Digest, deleted: e.deleted, at: now}
@@ -66,12 +72,12 @@ func (s *seen) note(e event) {
 func (s *seen) forget(e event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.ids, e.id)
+	delete(s.ids, identify(e.id))
 	delete(s.tags, e.about())
 }
 
 // trim makes room for many, now and then: what is old goes, then anything.
-func trim[T any](m map[string]T, old func(T) bool) {
+func trim[K comparable, V any](m map[K]V, old func(V) bool) {
 	if len(m) < maxSeen {
 		return
 	}

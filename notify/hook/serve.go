@@ -91,10 +91,8 @@ func (h *hook) refused() *problem {
 	return errProof
 }
 
-// readBody reads at most maxBody within bodyTime.
+// readBody reads at most maxBody.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
-	// A connection that has no deadlines (a test's) is bounded by its size alone.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var large *http.MaxBytesError
 	switch {
