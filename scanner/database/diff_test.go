@@ -263,6 +263,9 @@ func TestFingerprintURL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if id == "DSA-1" && before == after {
+			t.Errorf("%s: the URL is %q whatever the references: this test tests nothing", id, after)
+		}
 		if before != after && len(d.Vulnerabilities) == 0 {
 			t.Errorf("%s: the URL moved from %q to %q, and no difference is told", id, before, after)
 		}
