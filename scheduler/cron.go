@@ -223,7 +223,7 @@ func (c *Cron) due(t *cronTask) time.Time {
 
 // launch begins a run; needs c.mu.
 func (c *Cron) launch(t *cronTask) {
-	if c.ctx == nil {
+	if c.ctx == nil || c.ctx.Err() != nil {
 		return
 	}
 	t.running = true
