@@ -261,7 +261,6 @@ func (r *fakeReports) ReportedImages(ctx context.Context) iter.Seq2[digest.Diges
 type fakeScanner struct {
 	reports *fakeReports
 	scan    func(ctx context.Context, ref pratique.Ref, n int) error // n counts scans of the image from 1
-	rematch func(ctx context.Context, image digest.Digest) error
 
 	mu    sync.Mutex
 	scans map[digest.Digest]int
@@ -281,11 +280,6 @@ func (f *fakeScanner) Scan(ctx context.Context, ref pratique.Ref) (pratique.Repo
 }
 
 func (f *fakeScanner) Rematch(ctx context.Context, image digest.Digest) (pratique.Report, error) {
-	if f.rematch != nil {
-		if err := f.rematch(ctx, image); err != nil {
-			return pratique.Report{}, err
-		}
-	}
 	return f.reports.Report(ctx, image)
 }
 

@@ -9,11 +9,9 @@ import (
 )
 
 type metrics struct {
-	jobs       *prometheus.CounterVec
-	seconds    prometheus.Histogram
-	running    *prometheus.GaugeVec
-	rematches  *prometheus.CounterVec
-	rematching prometheus.Gauge
+	jobs    *prometheus.CounterVec
+	seconds prometheus.Histogram
+	running *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer, queue Queue, jobs Jobs, pauses Pauses) metrics {
@@ -28,15 +26,9 @@ func newMetrics(reg prometheus.Registerer, queue Queue, jobs Jobs, pauses Pauses
 		running: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "pratique_scheduler_jobs_running", Help: "Scans running now: for a pull that waits, or in the background.",
 		}, []string{"for"}),
-		rematches: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pratique_scheduler_rematches_total", Help: "Reports looked at after the database moved, by outcome: done, failed.",
-		}, []string{"outcome"}),
-		rematching: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "pratique_scheduler_rematching", Help: "1 while reports are renewed after the database moved.",
-		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.jobs, m.seconds, m.running, m.rematches, m.rematching, depth{queue, jobs, pauses})
+		reg.MustRegister(m.jobs, m.seconds, m.running, depth{queue, jobs, pauses})
 	}
 	return m
 }

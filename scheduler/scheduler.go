@@ -1,9 +1,9 @@
 // Package scheduler decides who is scanned when.
 //
 // It owns the queue's workers, retries, the requests that wait for a scan, and
-// the renewal of reports when the vulnerability database moved. It answers the
-// gate: which report stands, and wait until one does. It does not scan
-// (scanner), and it judges nothing (policy).
+// what has to be matched again when the vulnerability database moved (Rescanner).
+// It answers the gate: which report stands, and wait until one does. It does not
+// scan (scanner), and it judges nothing (policy).
 //
 // The last report stands while a new one is made, and when making it fails. A
 // scan that cannot be done ends as a failed report that says why, so that a
@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"runtime"
 	"sync"
 	"time"
 
@@ -84,9 +83,6 @@ type Config struct {
 	// zero, 30 days and 10,000.
 	KeepDead time.Duration
 	MaxDead  int
-	// Rematches is how many reports are renewed at once after the database moved.
-	// If zero, GOMAXPROCS.
-	Rematches int
 	// Now is the clock of jobs and reports. If nil, time.Now.
 	Now func() time.Time
 	// Log receives failed attempts. If nil, slog.Default().
@@ -118,9 +114,6 @@ func (c Config) withDefaults() Config {
 	if c.MaxAttempts <= 0 {
 		c.MaxAttempts = 6
 	}
-	if c.Rematches <= 0 {
-		c.Rematches = runtime.GOMAXPROCS(0)
-	}
 	or(&c.Lease, time.Minute)
 	or(&c.Timeout, 30*time.Minute)
 	or(&c.Backoff, time.Second)
@@ -147,8 +140,7 @@ type Scheduler struct {
 	cfg     Config
 	metrics metrics
 
-	wakeUp   chan struct{} // holds one value when the queue may have a job
-	database chan struct{} // holds one value when the database moved
+	wakeUp chan struct{} // holds one value when the queue may have a job
 
 	mu      sync.Mutex
 	waiting map[digest.Digest]map[*waiter]struct{} // pulls, by image
@@ -164,11 +156,10 @@ func New(queue Queue, scanner Scanner, reports store.Reports, cfg Config) *Sched
 	}
 	s := &Scheduler{
 		queue: queue, scanner: scanner, reports: reports, cfg: cfg.withDefaults(),
-		wakeUp:   make(chan struct{}, 1),
-		database: make(chan struct{}, 1),
-		waiting:  make(map[digest.Digest]map[*waiter]struct{}),
-		retries:  make(map[digest.Digest]time.Time),
-		asked:    make(map[digest.Digest]request),
+		wakeUp:  make(chan struct{}, 1),
+		waiting: make(map[digest.Digest]map[*waiter]struct{}),
+		retries: make(map[digest.Digest]time.Time),
+		asked:   make(map[digest.Digest]request),
 	}
 	if s.cfg.Jobs == nil {
 		s.cfg.Jobs, _ = queue.(Jobs)
@@ -183,7 +174,6 @@ func New(queue Queue, scanner Scanner, reports store.Reports, cfg Config) *Sched
 func (s *Scheduler) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { s.rematchLoop(ctx) })
 	wg.Go(func() { s.forgotten(ctx) })
 	wg.Go(func() { s.forgetDead(ctx) })
 	taken := 0
