@@ -23,7 +23,7 @@ import (
 // stays.
 type fleetBackfill struct {
 	ctx  context.Context //nolint:containedctx // of one call
-	tx   *sql.Tx
+	tx   *prepared
 	db   *DB // only for its codec and what joins in memory: it is not open yet
 	end  time.Time
 	seen map[pratique.ComponentID]map[string]time.Time // component, vulnerability: first seen in any report
@@ -37,7 +37,7 @@ func backfillFleet(ctx context.Context, tx *sql.Tx) error {
 		return err
 	}
 	b := &fleetBackfill{
-		ctx: ctx, tx: tx, db: &DB{codec: docs}, engines: make(map[string]begun),
+		ctx: ctx, tx: prepare(tx), db: &DB{codec: docs}, engines: make(map[string]begun),
 		seen: make(map[pratique.ComponentID]map[string]time.Time),
 	}
 	for _, step := range []func() error{b.readReports, b.putEngines, b.keys, b.matches, b.occurrences, b.reports} {
@@ -54,7 +54,7 @@ const eachReport = `SELECT id, 0, doc FROM reports WHERE id > ? ORDER BY id LIMI
 // readReports learns which engines there were and when vulnerabilities were first
 // seen.
 func (b *fleetBackfill) readReports() error {
-	return eachDoc(b.ctx, b.tx, eachReport, func(_, _ int64, doc []byte) error {
+	return eachDoc(b.ctx, b.tx.Tx, eachReport, func(_, _ int64, doc []byte) error {
 		var r pratique.Report
 		if err := b.db.decode(doc, &r); err != nil {
 			return fmt.Errorf("report: %w", err)
@@ -96,7 +96,7 @@ func (b *fleetBackfill) putEngines() error {
 	slices.SortFunc(all, func(x, y begun) int { return x.DatabaseAt.Compare(y.DatabaseAt) })
 	for _, e := range all {
 		var err error
-		if e.seq, err = begin(b.ctx, b.tx, e.Engine); err != nil {
+		if e.seq, err = begin(b.ctx, b.tx.Tx, e.Engine); err != nil {
 			return err
 		}
 		b.engines[name3(e.Engine)] = e
@@ -105,7 +105,7 @@ func (b *fleetBackfill) putEngines() error {
 }
 
 func (b *fleetBackfill) keys() error {
-	return eachDoc(b.ctx, b.tx, `SELECT id, 0, doc FROM components WHERE id > ? ORDER BY id LIMIT 256`, func(id, _ int64, doc []byte) error {
+	return eachDoc(b.ctx, b.tx.Tx, `SELECT id, 0, doc FROM components WHERE id > ? ORDER BY id LIMIT 256`, func(id, _ int64, doc []byte) error {
 		var c pratique.Component
 		if err := b.db.decode(doc, &c); err != nil {
 			return fmt.Errorf("component: %w", err)
@@ -132,7 +132,7 @@ func (b *fleetBackfill) matches() error {
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	return eachDoc(b.ctx, b.tx, `SELECT c.id, m.database, m.doc FROM components c JOIN matches_3 m ON m.hash = c.hash WHERE c.id > ? ORDER BY c.id LIMIT 256`, func(id, database int64, doc []byte) error {
+	return eachDoc(b.ctx, b.tx.Tx, `SELECT c.id, m.database, m.doc FROM components c JOIN matches_3 m ON m.hash = c.hash WHERE c.id > ? ORDER BY c.id LIMIT 256`, func(id, database int64, doc []byte) error {
 		var vs []pratique.Vulnerability
 		if err := b.db.decode(doc, &vs); err != nil {
 			return fmt.Errorf("matches: %w", err)
@@ -142,11 +142,11 @@ func (b *fleetBackfill) matches() error {
 }
 
 func (b *fleetBackfill) match(row, engine int64, vs []pratique.Vulnerability) error {
-	if _, err := b.tx.ExecContext(b.ctx, `INSERT INTO matched (component, engine, first_at, found) VALUES (?, ?, 0, ?)`, row, engine, len(vs) > 0); err != nil || len(vs) == 0 {
+	if err := b.tx.exec(b.ctx, `INSERT INTO matched (component, engine, first_at, found) VALUES (?, ?, 0, ?)`, row, engine, len(vs) > 0); err != nil || len(vs) == 0 {
 		return err
 	}
 	var doc []byte
-	if err := b.tx.QueryRowContext(b.ctx, `SELECT doc FROM components WHERE id = ?`, row).Scan(&doc); err != nil {
+	if err := b.tx.row(b.ctx, `SELECT doc FROM components WHERE id = ?`, []any{row}, &doc); err != nil {
 		return err
 	}
 	var c pratique.Component
@@ -166,8 +166,7 @@ func (b *fleetBackfill) match(row, engine int64, vs []pratique.Vulnerability) er
 	if err := w.record(b.ctx, b.tx, &was{row: row, doc: doc}, next); err != nil {
 		return err
 	}
-	_, err := b.tx.ExecContext(b.ctx, `UPDATE matched SET first_at = ? WHERE component = ?`, nanos(next.First), row)
-	return err
+	return b.tx.exec(b.ctx, `UPDATE matched SET first_at = ? WHERE component = ?`, nanos(next.First), row)
 }
 
 func latestOf(a, b time.Time) time.Time {
@@ -178,7 +177,7 @@ func latestOf(a, b time.Time) time.Time {
 }
 
 func (b *fleetBackfill) occurrences() error {
-	return eachDoc(b.ctx, b.tx, `SELECT id, 0, doc FROM occurrences_3 WHERE id > ? ORDER BY id LIMIT 256`, func(id, _ int64, doc []byte) error {
+	return eachDoc(b.ctx, b.tx.Tx, `SELECT id, 0, doc FROM occurrences_3 WHERE id > ? ORDER BY id LIMIT 256`, func(id, _ int64, doc []byte) error {
 		var os []pratique.Occurrence
 		if err := b.db.decode(doc, &os); err != nil {
 			return fmt.Errorf("occurrences: %w", err)
@@ -188,7 +187,7 @@ func (b *fleetBackfill) occurrences() error {
 			return err
 		}
 		var image string
-		if err := b.tx.QueryRowContext(b.ctx, `SELECT digest FROM occurrences_3 WHERE id = ?`, id).Scan(&image); err != nil {
+		if err := b.tx.row(b.ctx, `SELECT digest FROM occurrences_3 WHERE id = ?`, []any{id}, &image); err != nil {
 			return err
 		}
 		w := &imageWriter{db: b.db, ctx: b.ctx, tx: b.tx, given: make(map[pratique.ComponentID]*pratique.Component)}
@@ -198,13 +197,13 @@ func (b *fleetBackfill) occurrences() error {
 
 // reports takes out of each report what is joined to it from now on.
 func (b *fleetBackfill) reports() error {
-	return eachDoc(b.ctx, b.tx, eachReport, func(id, _ int64, doc []byte) error {
+	return eachDoc(b.ctx, b.tx.Tx, eachReport, func(id, _ int64, doc []byte) error {
 		var prev, next head
 		if err := b.db.decode(doc, &prev.Report); err != nil {
 			return fmt.Errorf("report: %w", err)
 		}
 		var past []byte
-		if err := b.tx.QueryRowContext(b.ctx, `SELECT past FROM reports WHERE id = ?`, id).Scan(&past); err != nil {
+		if err := b.tx.row(b.ctx, `SELECT past FROM reports WHERE id = ?`, []any{id}, &past); err != nil {
 			return err
 		}
 		if past != nil {
@@ -212,7 +211,7 @@ func (b *fleetBackfill) reports() error {
 				return fmt.Errorf("past: %w", err)
 			}
 		}
-		err := found(b.tx.QueryRowContext(b.ctx, `SELECT latest FROM scanned WHERE digest = ?`, prev.Image.String()).Scan(&prev.latest))
+		err := b.tx.row(b.ctx, `SELECT latest FROM scanned WHERE digest = ?`, []any{prev.Image.String()}, &prev.latest)
 		if err != nil && !isNotFound(err) {
 			return err
 		}
@@ -221,7 +220,7 @@ func (b *fleetBackfill) reports() error {
 		if err := b.join(&prev, &next); err != nil {
 			return fmt.Errorf("report on %s: %w", prev.Image, err)
 		}
-		s := settling{db: b.db, tx: b.tx, prev: &prev, next: &next}
+		s := settling{db: b.db, tx: b.tx.Tx, prev: &prev, next: &next}
 		return s.store(b.ctx)
 	})
 }

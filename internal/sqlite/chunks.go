@@ -158,7 +158,7 @@ func (db *DB) PutImage(ctx context.Context, image digest.Digest, cs []pratique.C
 		return annotate(err, "components of %s", image)
 	}
 	return annotate(db.write(ctx, func(tx *sql.Tx) error {
-		w := &imageWriter{db: db, ctx: ctx, tx: tx, given: given}
+		w := &imageWriter{db: db, ctx: ctx, tx: prepare(tx), given: given}
 		return w.put(image, chunks, runs)
 	}), "components of %s", image)
 }
@@ -167,7 +167,7 @@ func (db *DB) PutImage(ctx context.Context, image digest.Digest, cs []pratique.C
 type imageWriter struct {
 	db    *DB
 	ctx   context.Context //nolint:containedctx // of one call
-	tx    *sql.Tx
+	tx    *prepared
 	given map[pratique.ComponentID]*pratique.Component
 }
 
@@ -187,10 +187,10 @@ func (w *imageWriter) put(image digest.Digest, docs []chunkDoc, runs []run) erro
 	}
 	var row int64
 	var latest, standing []byte
-	err := found(w.tx.QueryRowContext(w.ctx, `SELECT id, latest, standing FROM scanned WHERE digest = ?`, image.String()).Scan(&row, &latest, &standing))
+	err := w.tx.row(w.ctx, `SELECT id, latest, standing FROM scanned WHERE digest = ?`, []any{image.String()}, &row, &latest, &standing)
 	switch {
 	case isNotFound(err):
-		if err := w.tx.QueryRowContext(w.ctx, `INSERT INTO scanned (digest, latest) VALUES (?, ?) RETURNING id`, image.String(), packRoster(next)).Scan(&row); err != nil {
+		if err := w.tx.row(w.ctx, `INSERT INTO scanned (digest, latest) VALUES (?, ?) RETURNING id`, []any{image.String(), packRoster(next)}, &row); err != nil {
 			return err
 		}
 		return w.link(row, nil, next.chunks)
@@ -201,7 +201,7 @@ func (w *imageWriter) put(image digest.Digest, docs []chunkDoc, runs []run) erro
 	if err != nil || before.same(next) {
 		return err
 	}
-	if _, err := w.tx.ExecContext(w.ctx, `UPDATE scanned SET latest = ? WHERE id = ?`, packRoster(next), row); err != nil {
+	if err := w.tx.exec(w.ctx, `UPDATE scanned SET latest = ? WHERE id = ?`, packRoster(next), row); err != nil {
 		return err
 	}
 	keep := next.chunks
@@ -224,7 +224,7 @@ func (w *imageWriter) link(image int64, before, after []listed) error {
 			continue
 		}
 		kept[c.id] = true
-		if _, err := w.tx.ExecContext(w.ctx, `INSERT INTO chunk_images (chunk, image) VALUES (?, ?) ON CONFLICT DO NOTHING`, c.id, image); err != nil {
+		if err := w.tx.exec(w.ctx, `INSERT INTO chunk_images (chunk, image) VALUES (?, ?) ON CONFLICT DO NOTHING`, c.id, image); err != nil {
 			return err
 		}
 	}
@@ -232,11 +232,11 @@ func (w *imageWriter) link(image int64, before, after []listed) error {
 		if kept[c.id] {
 			continue
 		}
-		if _, err := w.tx.ExecContext(w.ctx, `DELETE FROM chunk_images WHERE chunk = ? AND image = ?`, c.id, image); err != nil {
+		if err := w.tx.exec(w.ctx, `DELETE FROM chunk_images WHERE chunk = ? AND image = ?`, c.id, image); err != nil {
 			return err
 		}
 		var one int
-		err := found(w.tx.QueryRowContext(w.ctx, `SELECT 1 FROM chunk_images WHERE chunk = ? LIMIT 1`, c.id).Scan(&one))
+		err := w.tx.row(w.ctx, `SELECT 1 FROM chunk_images WHERE chunk = ? LIMIT 1`, []any{c.id}, &one)
 		if !isNotFound(err) {
 			if err != nil {
 				return err
@@ -256,11 +256,11 @@ func (w *imageWriter) discard(chunk int64) error {
 		return err
 	}
 	for _, c := range docs[chunk].components {
-		if _, err := w.tx.ExecContext(w.ctx, `DELETE FROM component_chunks WHERE component = ? AND chunk = ?`, c, chunk); err != nil {
+		if err := w.tx.exec(w.ctx, `DELETE FROM component_chunks WHERE component = ? AND chunk = ?`, c, chunk); err != nil {
 			return err
 		}
 	}
-	_, err = w.tx.ExecContext(w.ctx, `DELETE FROM chunks WHERE id = ?`, chunk)
+	err = w.tx.exec(w.ctx, `DELETE FROM chunks WHERE id = ?`, chunk)
 	return err
 }
 
@@ -268,7 +268,7 @@ func (w *imageWriter) discard(chunk int64) error {
 // its components need nothing more: a chunk is stored with them.
 func (w *imageWriter) chunk(d *chunkDoc) (int64, error) {
 	var id int64
-	err := found(w.tx.QueryRowContext(w.ctx, `SELECT id FROM chunks WHERE hash = ?`, d.hash).Scan(&id))
+	err := w.tx.row(w.ctx, `SELECT id FROM chunks WHERE hash = ?`, []any{d.hash}, &id)
 	if !isNotFound(err) {
 		for _, c := range d.components {
 			delete(w.given, c)
@@ -286,11 +286,11 @@ func (w *imageWriter) chunk(d *chunkDoc) (int64, error) {
 		p.int(ids[i])
 	}
 	p.raw(d.records)
-	if err := w.tx.QueryRowContext(w.ctx, `INSERT INTO chunks (hash, doc) VALUES (?, ?) RETURNING id`, d.hash, w.db.close(p)).Scan(&id); err != nil {
+	if err := w.tx.row(w.ctx, `INSERT INTO chunks (hash, doc) VALUES (?, ?) RETURNING id`, []any{d.hash, w.db.close(p)}, &id); err != nil {
 		return 0, err
 	}
 	for _, c := range ids {
-		if _, err := w.tx.ExecContext(w.ctx, `INSERT INTO component_chunks (component, chunk) VALUES (?, ?)`, c, id); err != nil {
+		if err := w.tx.exec(w.ctx, `INSERT INTO component_chunks (component, chunk) VALUES (?, ?)`, c, id); err != nil {
 			return 0, err
 		}
 	}
@@ -304,7 +304,7 @@ func (w *imageWriter) component(id pratique.ComponentID, c *pratique.Component) 
 		return 0, err
 	}
 	var row int64
-	err = found(w.tx.QueryRowContext(w.ctx, `SELECT id FROM components WHERE hash = ?`, h).Scan(&row))
+	err = w.tx.row(w.ctx, `SELECT id FROM components WHERE hash = ?`, []any{h}, &row)
 	if !isNotFound(err) {
 		return row, err
 	}
@@ -312,15 +312,15 @@ func (w *imageWriter) component(id pratique.ComponentID, c *pratique.Component) 
 	if err != nil {
 		return 0, err
 	}
-	if err := w.tx.QueryRowContext(w.ctx, `INSERT INTO components (hash, doc) VALUES (?, ?) RETURNING id`, h, doc).Scan(&row); err != nil {
+	if err := w.tx.row(w.ctx, `INSERT INTO components (hash, doc) VALUES (?, ?) RETURNING id`, []any{h, doc}, &row); err != nil {
 		return 0, err
 	}
 	return row, putKeys(w.ctx, w.tx, row, c)
 }
 
-func putKeys(ctx context.Context, tx *sql.Tx, component int64, c *pratique.Component) error {
+func putKeys(ctx context.Context, tx *prepared, component int64, c *pratique.Component) error {
 	for _, k := range c.Keys() {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO component_keys (key, component) VALUES (?, ?) ON CONFLICT DO NOTHING`, hash64(k), component); err != nil {
+		if err := tx.exec(ctx, `INSERT INTO component_keys (key, component) VALUES (?, ?) ON CONFLICT DO NOTHING`, hash64(k), component); err != nil {
 			return err
 		}
 	}

@@ -11,3 +11,6 @@ func FailCommits(db *DB, fail func(do func() error) error) {
 	}
 	db.commit = func(tx *sql.Tx) error { return fail(tx.Commit) }
 }
+
+// ForgetJoins makes the next reports be joined from the file.
+func ForgetJoins(db *DB) { db.joins.reset() }

@@ -282,6 +282,16 @@ func (j *joins) forget(rows []int64) {
 	}
 }
 
+// reset forgets everything.
+func (j *joins) reset() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.gen++
+	for e := j.recent.Back(); e != nil; e = j.recent.Back() {
+		j.drop(e)
+	}
+}
+
 // cost is about how many bytes a record takes.
 func (r *record) cost() int {
 	n := 200 + len(r.name) + len(r.ecosystem)

@@ -114,7 +114,7 @@ func (db *DB) putMatches(ctx context.Context, e pratique.Engine, at time.Time, i
 		if err := w.engine(ctx, tx, e); err != nil {
 			return err
 		}
-		return w.put(ctx, tx, ids, ms)
+		return w.put(ctx, prepare(tx), ids, ms)
 	})
 	if w.begun {
 		db.begun.forget()
@@ -173,7 +173,7 @@ type was struct {
 	doc     []byte // of the component, if there is no history
 }
 
-func (w *matchWriter) put(ctx context.Context, tx *sql.Tx, ids []pratique.ComponentID, ms map[pratique.ComponentID][]pratique.Vulnerability) error {
+func (w *matchWriter) put(ctx context.Context, tx *prepared, ids []pratique.ComponentID, ms map[pratique.ComponentID][]pratique.Vulnerability) error {
 	before, err := w.before(ctx, tx, ids)
 	if err != nil {
 		return err
@@ -190,7 +190,7 @@ func (w *matchWriter) put(ctx context.Context, tx *sql.Tx, ids []pratique.Compon
 	return nil
 }
 
-func (w *matchWriter) before(ctx context.Context, tx *sql.Tx, ids []pratique.ComponentID) (map[pratique.ComponentID]*was, error) {
+func (w *matchWriter) before(ctx context.Context, tx *prepared, ids []pratique.ComponentID) (map[pratique.ComponentID]*was, error) {
 	out := make(map[pratique.ComponentID]*was, len(ids))
 	err := eachOf(ctx, tx.QueryContext, `SELECT c.id, c.hash, d.engine, d.first_at, m.doc, CASE WHEN m.doc IS NULL THEN c.doc END
 		FROM json_each(?) j JOIN components c ON c.hash = unhex(j.value)
@@ -211,7 +211,7 @@ func (w *matchWriter) before(ctx context.Context, tx *sql.Tx, ids []pratique.Com
 	return out, err
 }
 
-func (w *matchWriter) one(ctx context.Context, tx *sql.Tx, id pratique.ComponentID, b *was, vs []pratique.Vulnerability) error {
+func (w *matchWriter) one(ctx context.Context, tx *prepared, id pratique.ComponentID, b *was, vs []pratique.Vulnerability) error {
 	first := !b.engine.Valid
 	next := &record{component: id}
 	var moved bool
@@ -237,12 +237,11 @@ func (w *matchWriter) one(ctx context.Context, tx *sql.Tx, id pratique.Component
 	if !first && !moved && (w.current || b.engine.Int64 == w.seq) {
 		return nil
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO matched (component, engine, first_at, found) VALUES (?, ?, ?, ?)
+	return tx.exec(ctx, `INSERT INTO matched (component, engine, first_at, found) VALUES (?, ?, ?, ?)
 		ON CONFLICT (component) DO UPDATE SET engine = excluded.engine, found = excluded.found`, b.row, w.seq, nanos(next.First), len(next.Tracks) > 0)
-	return err
 }
 
-func (w *matchWriter) record(ctx context.Context, tx *sql.Tx, b *was, next *record) error {
+func (w *matchWriter) record(ctx context.Context, tx *prepared, b *was, next *record) error {
 	if b.history == nil {
 		var c pratique.Component
 		if err := w.db.decode(b.doc, &c); err != nil {
@@ -255,7 +254,7 @@ func (w *matchWriter) record(ctx context.Context, tx *sql.Tx, b *was, next *reco
 		return err
 	}
 	w.db.spoken.add(b.row) // before anybody can read the row
-	if _, err := tx.ExecContext(ctx, `INSERT INTO matches (component, doc) VALUES (?, ?) ON CONFLICT (component) DO UPDATE SET doc = excluded.doc`, b.row, doc); err != nil {
+	if err := tx.exec(ctx, `INSERT INTO matches (component, doc) VALUES (?, ?) ON CONFLICT (component) DO UPDATE SET doc = excluded.doc`, b.row, doc); err != nil {
 		return err
 	}
 	gone := make(map[int64]bool)
@@ -270,12 +269,12 @@ func (w *matchWriter) record(ctx context.Context, tx *sql.Tx, b *was, next *reco
 			delete(gone, h)
 			continue
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO component_vulnerabilities (vulnerability, component) VALUES (?, ?) ON CONFLICT DO NOTHING`, h, b.row); err != nil {
+		if err := tx.exec(ctx, `INSERT INTO component_vulnerabilities (vulnerability, component) VALUES (?, ?) ON CONFLICT DO NOTHING`, h, b.row); err != nil {
 			return err
 		}
 	}
 	for h := range gone {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM component_vulnerabilities WHERE vulnerability = ? AND component = ?`, h, b.row); err != nil {
+		if err := tx.exec(ctx, `DELETE FROM component_vulnerabilities WHERE vulnerability = ? AND component = ?`, h, b.row); err != nil {
 			return err
 		}
 	}

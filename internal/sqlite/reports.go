@@ -335,7 +335,7 @@ func (s *settling) store(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w := &imageWriter{db: s.db, ctx: ctx, tx: s.tx}
+	w := &imageWriter{db: s.db, ctx: ctx, tx: prepare(s.tx)}
 	return w.link(id, before.chunks, after.chunks)
 }
 
