@@ -13,9 +13,9 @@ import (
 // Cache is what the cache keeps, and how it makes room.
 type Cache interface {
 	Status(ctx context.Context) (CacheStatus, error)
-	// Evict brings the cache to its limits, or to another number of bytes for once,
+	// MakeRoom brings the cache to its limits, or to another number of bytes for once,
 	// if that is not negative. With dry it only says what would go.
-	Evict(ctx context.Context, to int64, dry bool) (CacheEvicted, error)
+	MakeRoom(ctx context.Context, to int64, dry bool) (CacheEvicted, error)
 	Pins(ctx context.Context) ([]CachePin, error)
 }
 
@@ -120,7 +120,7 @@ func (s *server) cacheEvict(w http.ResponseWriter, r *http.Request) error {
 			return badRequest("to is no number of bytes: "+text, fmt.Sprintf("write to=%d for 10 GiB", 10<<30))
 		}
 	}
-	out, err := s.Cache.Evict(r.Context(), to, dry)
+	out, err := s.Cache.MakeRoom(r.Context(), to, dry)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ func (f fakeCache) Status(context.Context) (web.CacheStatus, error) {
 	return web.CacheStatus{Bytes: 5, OldestUse: &now}, f.fail
 }
 
-func (f fakeCache) Evict(_ context.Context, to int64, dry bool) (web.CacheEvicted, error) {
+func (f fakeCache) MakeRoom(_ context.Context, to int64, dry bool) (web.CacheEvicted, error) {
 	return web.CacheEvicted{DryRun: dry, KeptBytes: to}, f.fail
 }
 

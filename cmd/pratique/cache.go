@@ -63,8 +63,8 @@ func (e *eviction) Status(ctx context.Context) (web.CacheStatus, error) {
 	return out, nil
 }
 
-// Evict implements web.Cache.
-func (e *eviction) Evict(ctx context.Context, to int64, dry bool) (web.CacheEvicted, error) {
+// MakeRoom implements web.Cache.
+func (e *eviction) MakeRoom(ctx context.Context, to int64, dry bool) (web.CacheEvicted, error) {
 	var got store.Evicted
 	var err error
 	switch {
@@ -73,7 +73,7 @@ func (e *eviction) Evict(ctx context.Context, to int64, dry bool) (web.CacheEvic
 	case to >= 0:
 		got, err = e.EvictTo(ctx, to)
 	default:
-		got, err = e.Evictor.Evict(ctx)
+		got, err = e.Evict(ctx)
 	}
 	if err != nil {
 		return web.CacheEvicted{}, err
