@@ -222,6 +222,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !ok || one == nil:
 		answer(w, errUnknown, nil)
+	case r.Method == http.MethodOptions && one.Type == CloudEvents:
+		one.agree(w, r, secret)
 	case r.Method != http.MethodPost:
 		header.Set("Allow", http.MethodPost)
 		answer(w, errMethod, nil)

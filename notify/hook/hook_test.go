@@ -423,6 +423,27 @@ func TestSameAgain(t *testing.T) {
 	}
 }
 
+// TestAgree: a sender of CloudEvents may ask first, with the secret.
+func TestAgree(t *testing.T) {
+	ask := func(kind Type, path string) *httptest.ResponseRecorder {
+		d := newDesk(t, Receiver{Type: kind, Auth: Path, Secret: []byte("0123456789abcdef"), Rate: 120})
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodOptions, path, nil)
+		r.Header.Set("WebHook-Request-Origin", "eventgrid.azure.net")
+		d.ServeHTTP(w, r)
+		return w
+	}
+	if w := ask(CloudEvents, "/hooks/lab/0123456789abcdef"); w.Code != 200 || w.Header().Get("WebHook-Allowed-Rate") != "120" || w.Header().Get("WebHook-Allowed-Origin") == "" {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+	if w := ask(CloudEvents, "/hooks/lab/0123456789abcdeg"); w.Code != 401 || w.Header().Get("WebHook-Allowed-Origin") != "" {
+		t.Errorf("without the secret: %d %v", w.Code, w.Header())
+	}
+	if w := ask(Quay, "/hooks/lab/0123456789abcdef"); w.Code != 405 {
+		t.Errorf("of another type: %d", w.Code)
+	}
+}
+
 // TestPanic: a parser that panics is a wrong body.
 func TestPanic(t *testing.T) {
 	d := newDesk(t, Receiver{Type: Distribution, Auth: Header})

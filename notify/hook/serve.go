@@ -80,6 +80,22 @@ func (h *hook) take(w http.ResponseWriter, r *http.Request, secret string, t *to
 	return h.tell(r, body, t)
 }
 
+// agree answers a sender of CloudEvents that asks, with the secret, whether it may
+// call. Source: "HTTP 1.1 Web Hooks for Event Delivery", 4. Azure Event Grid asks so.
+func (h *hook) agree(w http.ResponseWriter, r *http.Request, secret string) {
+	if authentic, ok := h.prove.early(r, secret); !ok || !authentic {
+		p := h.refused()
+		h.metrics.calls.WithLabelValues(h.name, p.outcome).Inc()
+		h.log(r, p)
+		answer(w, p, nil)
+		return
+	}
+	w.Header().Set("Allow", http.MethodPost)
+	w.Header().Set("WebHook-Allowed-Origin", "*") // the secret says who may
+	w.Header().Set("WebHook-Allowed-Rate", strconv.Itoa(h.Rate))
+	w.WriteHeader(http.StatusOK)
+}
+
 func (h *hook) allow(l *rate.Limiter) bool { return l.AllowN(h.cfg.Now(), 1) }
 
 // refused is the answer to a call without the secret. Those are counted for
