@@ -25,8 +25,9 @@ type Times interface {
 // Task is something that is done at set times.
 type Task struct {
 	Name  string
-	Spec  string // the text of Times
-	What  string // of it is done, in a word
+	Spec  string   // the text of Times
+	What  string   // is done, in a word
+	Match []string // to what, as it was written; for people alone
 	Times Times
 	// Do does it, and says in a line what it did, also when it fails. It must end
 	// with its context, and may be begun again from the start after that.

@@ -319,7 +319,8 @@ func TestCronPaused(t *testing.T) {
 		p.mu.Lock()
 		p.fail = nil
 		p.mu.Unlock()
-		time.Sleep(time.Minute)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		if c.mu.Lock(); len(c.began) != 1 {
 			t.Error("not begun after the state answered again")
 		}

@@ -83,6 +83,9 @@ type Config struct {
 	// zero, 30 days and 10,000.
 	KeepDead time.Duration
 	MaxDead  int
+	// Analyzer is the key of the analyzers in use. An image that another version read
+	// is read again at the lowest priority when it is pulled. If nil, it is not.
+	Analyzer func() string
 	// Now is the clock of jobs and reports. If nil, time.Now.
 	Now func() time.Time
 	// Log receives failed attempts. If nil, slog.Default().
@@ -178,7 +181,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	wg.Go(func() { s.forgetDead(ctx) })
 	taken := 0
 	for ctx.Err() == nil {
-		room := s.room()
+		room := s.vacancies()
 		if len(room) == 0 {
 			select {
 			case <-s.wakeUp: // by a worker that is free again, or for nothing

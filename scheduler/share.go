@@ -18,8 +18,8 @@ type share struct{ pulls, background int }
 // favour is how often the less urgent of the background goes first.
 const favour = 4
 
-// room returns the priorities for which a worker is free, the most urgent first.
-func (s *Scheduler) room() []Priority {
+// vacancies returns the priorities for which a worker is free, the most urgent first.
+func (s *Scheduler) vacancies() []Priority {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Priority

@@ -104,6 +104,9 @@ type Config struct {
 	Exceptions Exceptions
 	// Events are listed and sent again.
 	Events Events
+	// Jobs are listed, tried again and paused; Schedules listed and begun.
+	Jobs      Jobs
+	Schedules Schedules
 	// Cache is looked at and brought to its limits.
 	Cache Cache
 	// Hooks answers everything below /hooks/, where registries call. It decides itself
@@ -175,6 +178,12 @@ func (s *server) routes() http.Handler {
 	handle("DELETE /api/v1/exceptions/{id}", s.exceptionRevoke)
 	handle("GET /api/v1/events", s.events)
 	handle("POST /api/v1/events/replay", s.eventReplay)
+	handle("GET /api/v1/jobs", s.jobs)
+	handle("POST /api/v1/jobs/retry", s.jobRetry)
+	handle("POST /api/v1/jobs/pause", s.jobsPause)
+	handle("POST /api/v1/jobs/resume", s.jobsResume)
+	handle("GET /api/v1/schedules", s.schedules)
+	handle("POST /api/v1/schedules/{name}/run", s.scheduleRun)
 	handle("GET /api/v1/cache", s.cacheStatus)
 	handle("POST /api/v1/cache/evict", s.cacheEvict)
 	handle("GET /api/v1/cache/pins", s.cachePins)
@@ -211,6 +220,8 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 /api/v1/database                      vulnerability database; below it import, rollback, export, diff
 /api/v1/exceptions?all=true           exceptions; POST makes one, DELETE revokes /api/v1/exceptions/ID
 /api/v1/events?dead=true              events out; POST /api/v1/events/replay?id=ID sends one again
+/api/v1/jobs?state=dead               the queue; POST /api/v1/jobs/retry?digest=D, pause and resume
+/api/v1/schedules                     what is done at set times; POST /api/v1/schedules/NAME/run begins one
 /api/v1/cache                         what is kept; /pins; POST /api/v1/cache/evict?dryRun=true&to=BYTES makes room
 /api/v1/reload                        POST: read configuration and policies again
 /api/v1/policy/simulate               POST: what draft policies would change for recorded pulls

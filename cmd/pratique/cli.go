@@ -56,6 +56,8 @@ func commands() []command {
 	commands = append(commands, exceptionCommands()...)
 	commands = append(commands, eventCommands()...)
 	commands = append(commands, cacheCommands()...)
+	commands = append(commands, jobCommands()...)
+	commands = append(commands, scheduleCommands()...)
 	return append(commands, policyCheckCommand(), policyTestCommand(), policySimulateCommand(), dbStatusCommand(), dbImportCommand(), dbExportCommand(), dbDiffCommand(), dbRollbackCommand(),
 		configCheckCommand(), nodesConfigCommand(), nodesDoctorCommand(), versionCommand(),
 	)

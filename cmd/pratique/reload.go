@@ -24,6 +24,8 @@ type reloader struct {
 	fetch *fetcher
 	level *slog.LevelVar
 	log   *slog.Logger
+	// schedules are kept as configured; nil: there are none.
+	schedules *schedules
 
 	outcomes *prometheus.CounterVec
 	good     prometheus.Gauge
@@ -113,6 +115,11 @@ func (r *reloader) reload(ctx context.Context) (web.Reloaded, error) {
 	if err := r.live.facts.exceptions.Reload(ctx); err != nil {
 		return web.Reloaded{}, err
 	}
+	if r.schedules != nil {
+		if err := r.schedules.use(ctx, now); err != nil {
+			return web.Reloaded{}, err
+		}
+	}
 	r.live.facts.use(facts)
 	setLevel(r.level, now.Log)
 	r.fetch.use(ups)
@@ -138,6 +145,7 @@ func hot(current, next config.Config) config.Config {
 	current.Upstreams = next.Upstreams
 	current.Platforms = next.Platforms
 	current.Refusal = next.Refusal
+	current.Schedules = next.Schedules
 	current.Registry.Hold = next.Registry.Hold
 	current.Registry.MaxHeld = next.Registry.MaxHeld
 	current.Log.Level = next.Log.Level

@@ -181,7 +181,14 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	parts.Add(hooks.parts...)
+	timed, part, err := newSchedules(ctx, cfg, state, cache, front, eviction.Evictor.Evict, rescans.FullPass, log, metrics)
+	if err != nil {
+		return err
+	}
+	parts.Add(part)
+	queue := jobs{queue: state, wake: func() { scans.Wake(); timed.Wake() }}
 	reload := newReloader(p, front, fetch)
+	reload.schedules = timed
 	parts.Add(
 		rungroup.Part{Name: "reload", Run: func(ctx context.Context) error { return reload.run(ctx, p.hangup) }},
 		rungroup.Part{Name: "watch", Run: reload.watch},
@@ -189,8 +196,9 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	admin, err := listen(ctx, "admin", cfg.Admin.Listen, config.TLS{}, web.New(web.Config{
 		Gate: front, Catalog: state, Database: served, Reloader: reload, Upstreams: front,
 		Verdicts: state, Exceptions: front.facts.exceptions, Events: events, Cache: eviction, Hooks: hooks.admin,
+		Jobs: queue, Schedules: timed,
 		Simulator: &simulator{live: front, pulls: state, content: state},
-		Probes:    probes(ctx, state, analyzers, matcher, reload), Metrics: metrics,
+		Probes:    append(probes(ctx, state, analyzers, matcher, reload), queue.probe()), Metrics: metrics,
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,
 	}), log)
 	if err != nil {
