@@ -61,7 +61,7 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	$(GO) -C tools/peers vet ./...
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run
 	$(GO) mod tidy -diff
-	for m in peers containerd17 containerd2 docker29 cosign; do $(GO) -C tools/$$m mod tidy -diff || exit 1; done
+	for m in peers containerd17 containerd2 docker29 cosign trivy; do $(GO) -C tools/$$m mod tidy -diff || exit 1; done
 	$(GO) generate ./... && git diff --exit-code
 	@$(MAKE) bin/pratique-analyzer bin/testsum
 	PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -race -json ./... | bin/testsum -suite race
@@ -80,7 +80,7 @@ tools: ## install the Debian packages that the tests start (as root)
 	@tools/apt.sh $(E2E_TOOLS)
 
 .PHONY: peers
-peers: bin/crane bin/registry bin/criclient bin/conformance bin/containerd2 ## build the clients and registries that e2e and bench start
+peers: bin/crane bin/registry bin/criclient bin/conformance bin/containerd2 bin/trivy ## build the clients and registries that e2e and bench start
 
 .PHONY: clients
 clients: tools build peers bin/containerd17 bin/dockerd bin/cosign bin/testsum ## mirrors left open, nodes closed and images signed, with every client that can be built from modules (as root)
@@ -91,7 +91,7 @@ clean: ## remove what was built and what `make run` kept
 	rm -rf bin dist var
 
 # The Go command knows best what is stale, so these are always asked for.
-.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/fleet bin/testsum bin/crane bin/registry bin/criclient bin/conformance bin/containerd17 bin/containerd2 bin/dockerd bin/cosign
+.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/fleet bin/testsum bin/crane bin/registry bin/criclient bin/conformance bin/containerd17 bin/containerd2 bin/dockerd bin/cosign bin/trivy
 bin/pratique:
 	@$(RELEASE) -o $@ ./cmd/pratique
 
@@ -130,3 +130,6 @@ bin/containerd2:
 
 bin/cosign:
 	@cd tools/cosign && $(RELEASE) -o ../../$@ github.com/sigstore/cosign/v3/cmd/cosign
+
+bin/trivy:
+	@cd tools/trivy && $(ANALYZE) $(RELEASE) -o ../../$@ github.com/aquasecurity/trivy/cmd/trivy

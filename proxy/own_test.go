@@ -198,6 +198,15 @@ func TestOwnFails(t *testing.T) {
 			}
 		}
 	}
+	// Nothing is served: the names are there all the same, and lead nowhere.
+	for _, path := range []string{"trivy-db/manifests/2", "trivy-db/tags/list", "trivy-db/blobs/" + b.String(), "x/referrers/" + b.String()} {
+		w := httptest.NewRecorder()
+		asked := 0
+		NewServer(NewOwn(hasAll(&asked, new([]string)), nil), ServerConfig{}).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v2/pratique/"+path, nil))
+		if w.Code != http.StatusNotFound || asked > 0 {
+			t.Errorf("switched off, %s: %d %s, %d led on", path, w.Code, w.Body, asked)
+		}
+	}
 	gone := goneBlob{ownContent{blob: "x"}}
 	w := httptest.NewRecorder()
 	NewServer(NewOwn(refusing{}, map[string]Own{"trivy-db": gone}), ServerConfig{}).ServeHTTP(w,
