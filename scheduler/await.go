@@ -47,15 +47,20 @@ func (s *Scheduler) Request(ctx context.Context, ref pratique.Ref) error {
 // again. When ctx ends first the error wraps pratique.ErrPending and says how
 // the last attempt failed, if one did. The scan goes on in both cases.
 //
-// A standing report that failed because of us is treated as by Report.
+// A standing report that failed because of us is treated as by Report. Behind one
+// whose content another version of the analyzers read, a scan is opened that nobody
+// waits for.
 //
 // Who waits in a context that is pratique.Unhurried does not count as a pull: the
 // job has its turn with the schedules'.
 func (s *Scheduler) Await(ctx context.Context, ref pratique.Ref) (pratique.Report, error) {
 	r, err := s.reports.Report(ctx, ref.Digest)
 	if err == nil {
-		if s.stale(r) {
+		switch {
+		case s.stale(r):
 			s.again(ctx, ref, nil)
+		case s.outdated(r):
+			s.refresh(ctx, ref)
 		}
 		return r, nil
 	}
