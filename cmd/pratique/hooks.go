@@ -52,7 +52,7 @@ func newHooks(ctx context.Context, cfg config.Config, state *sqlite.DB, cache *p
 		h.admin = handler
 		return h, nil
 	}
-	listener, err := listen(ctx, "hooks", cfg.Hooks.Listen, config.TLS{}, handler, log)
+	listener, err := listen(ctx, "hooks", cfg.Hooks.Listen, cfg.Hooks.TLS, handler, log)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,9 @@ type Hooks struct {
 	// Listen is an address of their own for webhooks, as host:port, so that the admin
 	// listener stays closed to registries. If empty, they arrive at the admin listener.
 	Listen string `yaml:"listen"`
+	// TLS serves that address over HTTPS. If missing, plain HTTP: secrets that callers
+	// show can then be read on the way.
+	TLS TLS `yaml:"tls"`
 	// Prefetch are globs on UPSTREAM/REPOSITORY or UPSTREAM/REPOSITORY:TAG: what is
 	// pushed there is fetched, scanned and decided before anybody pulls it. What is
 	// known here already is so in any case.

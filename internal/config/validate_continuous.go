@@ -84,6 +84,12 @@ func (c *checker) hooks(cfg *Config) {
 			c.fail("hooks.listen", "%s is registry.listen too; want an address of its own, or none", h.Listen)
 		}
 	}
+	if (h.TLS.Cert == "") != (h.TLS.Key == "") {
+		c.fail("hooks.tls", "want both cert and key, or neither")
+	}
+	if h.TLS.Cert != "" && h.Listen == "" {
+		c.fail("hooks.tls", "is for hooks.listen, which is empty")
+	}
 	c.patterns("hooks.prefetch", h.Prefetch, false)
 	for _, name := range slices.Sorted(maps.Keys(h.From)) {
 		c.hook(strictyaml.Join("hooks.from", name), name, h.From[name], cfg)
