@@ -127,10 +127,11 @@ func (s *Scheduler) attempt(ctx context.Context, j Job) (r pratique.Report, err 
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
+	pace := ctx // another variable: the lease is renewed with ctx meanwhile
 	if j.Priority != PriorityPull {
-		ctx = pratique.Unhurried(ctx)
+		pace = pratique.Unhurried(ctx)
 	}
-	r, err = s.scanner.Scan(ctx, j.Ref)
+	r, err = s.scanner.Scan(pace, j.Ref)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 	}
