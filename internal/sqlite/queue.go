@@ -21,6 +21,17 @@ import (
 const nextTurn = `max(coalesce((SELECT turn FROM turns WHERE priority = ?1), 0),
 	coalesce((SELECT max(turn) + 1 FROM jobs WHERE dead = 0 AND priority = ?1 AND registry = ?2 AND repository = ?3), 0))`
 
+// What a Take asks. Each is answered from an index, however long the queue is.
+const (
+	takeableQuery = `SELECT 1 WHERE ?1 NOT IN (SELECT priority FROM pauses) AND (
+			EXISTS (SELECT 1 FROM jobs WHERE dead = 0 AND waits = 0 AND priority = ?1) OR
+			EXISTS (SELECT 1 FROM jobs WHERE dead = 0 AND waits <> 0 AND priority = ?1 AND waits <= ?2))`
+	promoteQuery = `UPDATE jobs SET waits = 0 WHERE seq IN (
+			SELECT seq FROM jobs WHERE dead = 0 AND waits <> 0 AND priority = ? AND waits <= ? ORDER BY waits LIMIT ?)`
+	nextQuery = `SELECT seq FROM jobs WHERE dead = 0 AND waits = 0 AND priority = ?1
+			AND ?1 NOT IN (SELECT priority FROM pauses) ORDER BY turn, seq LIMIT 1`
+)
+
 // promoted is how many jobs of a priority whose time has come a Take moves in.
 const promoted = 64
 
@@ -100,9 +111,7 @@ func everyPriority() []scheduler.Priority {
 func (db *DB) takeable(ctx context.Context, now time.Time, only []scheduler.Priority) error {
 	for _, p := range only {
 		var one int
-		err := db.row(ctx, `SELECT 1 WHERE ?1 NOT IN (SELECT priority FROM pauses) AND (
-			EXISTS (SELECT 1 FROM jobs WHERE dead = 0 AND waits = 0 AND priority = ?1) OR
-			EXISTS (SELECT 1 FROM jobs WHERE dead = 0 AND waits <> 0 AND priority = ?1 AND waits <= ?2))`, []any{int(p), nanos(now)}, &one)
+		err := db.row(ctx, takeableQuery, []any{int(p), nanos(now)}, &one)
 		if !isNotFound(err) {
 			return err
 		}
@@ -114,12 +123,10 @@ func (db *DB) takeable(ctx context.Context, now time.Time, only []scheduler.Prio
 func next(ctx context.Context, tx *sql.Tx, now time.Time, only []scheduler.Priority) (seq int64, err error) {
 	only = slices.Sorted(slices.Values(only))
 	for _, p := range only {
-		if _, err := tx.ExecContext(ctx, `UPDATE jobs SET waits = 0 WHERE seq IN (
-			SELECT seq FROM jobs WHERE dead = 0 AND waits <> 0 AND priority = ? AND waits <= ? ORDER BY waits LIMIT ?)`, int(p), nanos(now), promoted); err != nil {
+		if _, err := tx.ExecContext(ctx, promoteQuery, int(p), nanos(now), promoted); err != nil {
 			return 0, err
 		}
-		err = found(tx.QueryRowContext(ctx, `SELECT seq FROM jobs WHERE dead = 0 AND waits = 0 AND priority = ?1
-			AND ?1 NOT IN (SELECT priority FROM pauses) ORDER BY turn, seq LIMIT 1`, int(p)).Scan(&seq))
+		err = found(tx.QueryRowContext(ctx, nextQuery, int(p)).Scan(&seq))
 		if !isNotFound(err) {
 			return seq, err
 		}
