@@ -210,12 +210,12 @@ func (a *Artifact) renew(ctx context.Context) error {
 	if p.Current == "" {
 		return nil
 	}
-	err := a.add(ctx, p.Current, true)
-	if p.Previous != "" {
-		if perr := a.add(ctx, p.Previous, false); perr != nil && ctx.Err() == nil {
-			a.log.WarnContext(ctx, "copy of the previous database cannot be used", "digest", p.Previous, "error", perr)
+	if p.Previous != "" { // first: it stands in while the other one is made
+		if err := a.add(ctx, p.Previous, false); err != nil && ctx.Err() == nil {
+			a.log.WarnContext(ctx, "copy of the previous database cannot be used", "digest", p.Previous, "error", err)
 		}
 	}
+	err := a.add(ctx, p.Current, true)
 	if errors.Is(err, errSuperseded) {
 		return nil // a.db.moved tells
 	}
@@ -229,11 +229,16 @@ func (a *Artifact) renew(ctx context.Context) error {
 // verified, or if make is true a new one.
 func (a *Artifact) add(ctx context.Context, d digest.Digest, make bool) error {
 	a.mu.Lock()
-	_, ok := a.copies[d]
+	c, ok := a.copies[d]
 	a.mu.Unlock()
-	if ok {
+	if _, err := os.Stat(c.path); ok && err == nil {
 		return nil
 	}
+	// There is none, or it went with its directory: a database that is imported
+	// again replaces the one that is kept.
+	a.mu.Lock()
+	delete(a.copies, d)
+	a.mu.Unlock()
 	rec, err := a.db.find(d.String())
 	if errors.Is(err, pratique.ErrNotFound) {
 		return errSuperseded
@@ -241,7 +246,7 @@ func (a *Artifact) add(ctx context.Context, d digest.Digest, make bool) error {
 	if err != nil {
 		return err
 	}
-	c, err := readCopy(rec)
+	c, err = readCopy(rec)
 	if err != nil && !make {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil

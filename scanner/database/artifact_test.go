@@ -138,6 +138,26 @@ func TestArtifact(t *testing.T) {
 	}
 	settle(t, a, newer)
 
+	// Imported again, it replaces the one that is kept, copy and all.
+	for _, g := range []string{"old", "new"} {
+		if _, err := s.Import(t.Context(), bytes.NewReader(archive(t, g)), true); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]database.ArtifactStatus{"old": first, "new": second}[g]
+		settle(t, a, want.Database)
+		deadline := time.Now().Add(30 * time.Second)
+		for { // until what was replaced is noticed and made again
+			_, err := os.Stat(filepath.Join(s.dir, want.Database.Encoded(), "copy.json"))
+			if _, _, merr := a.Manifest(t.Context(), want.Digest.String()); err == nil && merr == nil || time.Now().After(deadline) {
+				break
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+		if _, body := layerOf(t, a, want.Digest.String()); g == "old" && !bytes.Equal(body, layer) {
+			t.Error("imported again it is another copy")
+		}
+	}
+
 	// A restart finds them; a damaged one is made again.
 	if err := s.matcher.Close(); err != nil {
 		t.Fatal(err)

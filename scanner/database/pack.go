@@ -106,7 +106,12 @@ const (
 
 // find returns the record of a kept database by its name or digest.
 func (d *Database) find(which string) (record, error) {
-	p := d.pointer()
+	d.mu.Lock()
+	current, p := d.current, pointer{Previous: d.previous}
+	d.mu.Unlock()
+	if current != nil {
+		p.Current = current.Digest
+	}
 	dg := digest.Digest(which)
 	switch which {
 	case Current, "":
@@ -118,7 +123,7 @@ func (d *Database) find(which string) (record, error) {
 	case dg == "":
 		return record{}, fmt.Errorf("%w: there is no %s database", pratique.ErrNotFound, which)
 	case dg == p.Current:
-		return *d.standing(), nil
+		return *current, nil
 	case dg == p.Previous:
 		rec, err := d.keep.record(dg)
 		if err != nil {

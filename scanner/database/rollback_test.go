@@ -2,6 +2,7 @@ package database_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -190,5 +191,55 @@ func TestRollbackFails(t *testing.T) {
 				t.Errorf("after a restart: %+v", again)
 			}
 		})
+	}
+}
+
+// crashing copies the directory at the moment at which it is told to switch.
+type crashing struct {
+	dir, to string // to: empty, nothing is copied
+	err     error
+}
+
+func (c *crashing) Adopt(context.Context, string, digest.Digest) error {
+	if c.to != "" {
+		c.err = os.CopyFS(c.to, os.DirFS(c.dir))
+	}
+	return c.err
+}
+
+// TestRollbackCrash: a process that dies while it switches restarts with what was
+// asked for, back and forth.
+func TestRollbackCrash(t *testing.T) {
+	dir := t.TempDir()
+	a := &crashing{dir: dir}
+	d := database.New(database.Config{Dir: dir, Now: func() time.Time { return now }}, a)
+	var st database.Status
+	for _, g := range []string{"old", "new"} {
+		var err error
+		if st, err = d.Import(t.Context(), bytes.NewReader(archive(t, g)), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restarted := func() database.Status {
+		t.Helper()
+		again := database.New(database.Config{Dir: a.to, Now: func() time.Time { return now }}, &failing{})
+		if err := again.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return again.Status()
+	}
+	a.to = filepath.Join(t.TempDir(), "back")
+	if _, err := d.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := restarted(); got.Digest != st.Previous || got.Previous != st.Digest || got.RolledBack != st.Digest {
+		t.Errorf("back: %+v", got)
+	}
+	a.to = filepath.Join(t.TempDir(), "forth")
+	if _, err := d.UndoRollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := restarted(); got.Digest != st.Digest || got.Previous != st.Previous || got.RolledBack != "" {
+		t.Errorf("forth: %+v", got)
 	}
 }
