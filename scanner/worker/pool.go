@@ -24,7 +24,7 @@ type Pool struct {
 	metrics metrics
 	temp    tempDir
 
-	slots    chan struct{} // one token per layer under analysis
+	slots    slots // one token per layer under analysis
 	spares   chan *child
 	configs  chan struct{} // held by the one who talks to the resident child
 	closed   chan struct{}
@@ -51,7 +51,7 @@ func NewPool(ctx context.Context, c Config) (*Pool, error) {
 	}
 	p := &Pool{
 		cfg:     c,
-		slots:   make(chan struct{}, c.Workers),
+		slots:   newSlots(c.Workers),
 		spares:  make(chan *child, max(c.Spares, 1)),
 		configs: make(chan struct{}, 1),
 		closed:  make(chan struct{}),
@@ -184,14 +184,11 @@ func (p *Pool) Layer(ctx context.Context, d pratique.Descriptor, r io.Reader) (p
 		return pratique.Inventory{}, err
 	}
 	defer p.leave()
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-ctx.Done():
-		return pratique.Inventory{}, context.Cause(ctx)
-	case <-p.closed:
-		return pratique.Inventory{}, errClosed
+	leave, err := p.slots.enter(ctx, p.closed)
+	if err != nil {
+		return pratique.Inventory{}, err
 	}
+	defer leave()
 	p.metrics.busy.Inc()
 	defer p.metrics.busy.Dec()
 	ch, err := p.take()
