@@ -69,12 +69,13 @@ func (s *Scheduler) Await(ctx context.Context, ref pratique.Ref) (pratique.Repor
 	}
 	w := s.enter(ref.Digest) // before the job is opened, or its end could be missed
 	defer s.leave(ref.Digest, w)
-	if err := s.open(ctx, ref, hurry(ctx)); err != nil {
-		return pratique.Report{}, err
-	}
-	// A job that ended between the first look and enter left a report.
+	// A job that ended between the first look and enter left a report; one that ends
+	// from here on tells w, also what an upstream said.
 	if r, err := s.reports.Report(ctx, ref.Digest); err == nil {
 		return r, nil
+	}
+	if err := s.open(ctx, ref, hurry(ctx)); err != nil {
+		return pratique.Report{}, err
 	}
 	return s.wait(ctx, ref, w)
 }
