@@ -284,6 +284,13 @@ func writeChild(ctx context.Context, db *sqlite.DB, n int) error {
 	if err := db.PutImage(ctx, img.Digest, []pratique.Component{c}, []pratique.Occurrence{{Component: c.ID()}}); err != nil {
 		return err
 	}
+	e := pratique.Engine{Version: "v0.74.0", Database: img.Digest, DatabaseAt: now}
+	if err := db.Begin(ctx, e); err != nil {
+		return err
+	}
+	if _, err := db.PutMatches(ctx, e, now, map[pratique.ComponentID][]pratique.Vulnerability{c.ID(): {{ID: "CVE-1"}}}); err != nil {
+		return err
+	}
 	_, err := db.PutReport(ctx, pratique.Report{Image: img.Digest, State: pratique.StateScanned, ScannedAt: now})
 	if err != nil {
 		return err
