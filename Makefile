@@ -43,7 +43,7 @@ test: tools ## unit and component tests of every package
 	  exit $$failed
 
 .PHONY: e2e
-e2e: tools build peers bin/demo bin/testsum ## the real binaries against a stock registry, with crane, skopeo, podman and containerd (as root)
+e2e: tools build peers bin/demo bin/fleet bin/testsum ## the real binaries against a stock registry, with crane, skopeo, podman and containerd (as root)
 	@$(GO) test -tags e2e -count=1 -parallel 8 -timeout 20m -json ./e2e/... | bin/testsum -suite e2e
 
 ROUNDS ?= 300
@@ -70,6 +70,15 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 bench: build peers ## measure Pratique and its peers in one run (about eight minutes; a quiet machine) and write docs/benchmarks.md
 	@tools/apt.sh $(BENCH_TOOLS)
 	$(GO) test -tags e2e,bench -count=1 -timeout 20m -run '^TestBench$$' ./e2e
+
+.PHONY: bench-fleet
+bench-fleet: bin/pratique-analyzer bin/fleet ## measure database updates of 100,000 images (about half an hour, 4 GB) and write their part of docs/benchmarks.md
+	@tools/apt.sh jq=jq
+	tools/fleet/bench.sh
+
+.PHONY: crash-update
+crash-update: build bin/fleet ## kill -9 the server while another database comes into use, ROUNDS times (50: about three minutes)
+	@CRASH_ROUNDS=$(ROUNDS) $(GO) test -tags e2e -count=1 -timeout 3h -run '^TestUpdateCrash$$' -v ./e2e
 
 .PHONY: demo-data
 demo-data: ## build configs/demo/trivy-db.tar.gz anew from the advisories in the repository

@@ -150,6 +150,9 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	var rescans *scheduler.Rescanner
 	db := database.New(databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { rescans.DatabaseChanged(ctx) }), matcher)
 	rescans = newRescanner(scan, state, db, reports, log, metrics)
+	// Before the rescanner's first look: a process that died between an adoption and
+	// the end of its rescan left what has to be matched. Why it fails is in the log.
+	_ = db.Open(ctx)
 	served := &databaseAPI{Database: db, cfg: cfg.Database}
 	if cfg.Database.Serve {
 		served.served = database.NewArtifact(db)

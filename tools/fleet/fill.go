@@ -49,7 +49,10 @@ type facts struct {
 // every image is linked and scanned. Only the content is not read but made up.
 func fill(ctx context.Context, m *model, archive, analyzer, dir string, log io.Writer) (facts, error) {
 	began := time.Now()
-	f := &filler{m: m, configs: map[digest.Digest][]byte{}, stored: map[int]bool{}, components: map[pratique.ComponentID]bool{}, keys: map[string]bool{}, layers: map[int]bool{}, log: log}
+	f := &filler{
+		m: m, log: log, configs: map[digest.Digest][]byte{}, stored: map[int]pratique.Inventory{},
+		components: map[pratique.ComponentID]bool{}, keys: map[string]bool{}, layers: map[int]bool{},
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return facts{}, err
 	}
@@ -103,7 +106,7 @@ type filler struct {
 
 	mu         sync.Mutex
 	configs    map[digest.Digest][]byte
-	stored     map[int]bool // layers whose inventory is in the state
+	stored     map[int]pratique.Inventory // of layers, as they are in the state
 	components map[pratique.ComponentID]bool
 	keys       map[string]bool
 	layers     map[int]bool
@@ -124,7 +127,7 @@ func (f *filler) run(ctx context.Context, matcher *match.Matcher, archive, dir s
 	if err != nil {
 		return err
 	}
-	if err := f.begin(ctx, engine); err != nil {
+	if err := f.Begin(ctx, engine); err != nil {
 		return err
 	}
 	s := scanner.New(f, f, matcher, f, scanner.Config{Log: log})
@@ -142,7 +145,7 @@ func (f *filler) run(ctx context.Context, matcher *match.Matcher, archive, dir s
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return f.end(ctx, engine)
+	return f.Advance(ctx, engine, time.Now().UTC())
 }
 
 // image links, tags, scans and pulls one.
@@ -211,29 +214,32 @@ func (f *filler) Config(context.Context, []byte, pratique.OS) (pratique.Inventor
 	return pratique.Inventory{Analyzer: f.key}, nil
 }
 
-// Inventory implements store.Inventories: what is stored is made again rather than
-// read, which is the same and faster, and no config is there before its image.
+// Inventory implements store.Inventories: what is stored is taken from memory, which
+// is the same and faster, and no config is there before its image.
 func (f *filler) Inventory(_ context.Context, d digest.Digest, _ string) (pratique.Inventory, error) {
 	i, ok := f.m.byDigest[d]
 	f.mu.Lock()
-	stored := f.stored[i]
-	f.mu.Unlock()
+	defer f.mu.Unlock()
+	inv, stored := f.stored[i]
 	if !ok || !stored {
 		return pratique.Inventory{}, pratique.ErrNotFound
 	}
-	return f.inventory(i), nil
+	return inv, nil
 }
 
-// PutInventory implements store.Inventories.
+// PutInventory implements store.Inventories. Those of configs are left out: there is
+// nothing in them, and no database makes anybody read them.
 func (f *filler) PutInventory(ctx context.Context, d digest.Digest, analyzer string, inv pratique.Inventory) error {
+	i, ok := f.m.byDigest[d]
+	if !ok {
+		return nil
+	}
 	if err := f.DB.PutInventory(ctx, d, analyzer, inv); err != nil {
 		return err
 	}
-	if i, ok := f.m.byDigest[d]; ok {
-		f.mu.Lock()
-		f.stored[i] = true
-		f.mu.Unlock()
-	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stored[i] = inv
 	return nil
 }
 
@@ -252,22 +258,6 @@ func (f *filler) PutImage(ctx context.Context, image digest.Digest, cs []pratiqu
 		for _, k := range c.Keys() {
 			f.keys[k] = true
 		}
-	}
-	return nil
-}
-
-// begin says which database is in use.
-func (f *filler) begin(ctx context.Context, e pratique.Engine) error {
-	if fl, ok := any(f.DB).(store.Fleet); ok {
-		return fl.Begin(ctx, e)
-	}
-	return nil
-}
-
-// end says that everything is current with it.
-func (f *filler) end(ctx context.Context, e pratique.Engine) error {
-	if fl, ok := any(f.DB).(store.Fleet); ok {
-		return fl.Advance(ctx, e, time.Now().UTC())
 	}
 	return nil
 }

@@ -2,20 +2,24 @@
 //
 //	fleet fill -images 100000 -layers 20000 -components 200000 -database DB.tar.gz -o DIR
 //	fleet mutate -database DB.tar.gz -fleet DIR/fleet.json -share 0.01 -o NEW.tar.gz
-//	fleet plot -title T -x LABEL -y LABEL -o FILE.svg < lines of "x y"
+//	fleet update -dir DIR -database NEW.tar.gz [-full]
+//	fleet plot -title T -x LABEL -y LABEL -o FILE.svg < lines of NAME, x and y
 //
 // fill makes the data directory of a server that knows that many images, as one
 // that has scanned all of them: through the same scanner and state, with only the
 // content of layers made up. Packages, their metadata and how they lie together are
 // those of real images (testdata/database/inventories.jsonl.zst); the names of more
 // packages and the versions in which they occur are those of the database's
-// advisories; three names in four in application layers are invented, because of most packages no
-// database says anything. Few base images lie below most images; an application
+// advisories; three names in four in application layers are invented, because of
+// most packages no database says anything. Few base images lie below most images; an application
 // layer has packages of its own and popular ones. The same arguments make the same
 // fleet.
 //
 // mutate makes a newer database: of a share of all package keys, of those that the
 // fleet holds as well as of the others, one advisory differs, in one of five ways.
+//
+// update has the parts of a server (state, matcher, database, rescanner) adopt it and
+// measures what follows. It changes DIR.
 //
 // plot draws lines as SVG.
 package main
@@ -29,6 +33,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"syscall"
 )
 
@@ -43,9 +48,9 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	commands := map[string]func(context.Context, []string) error{"fill": fillCommand, "mutate": mutateCommand, "plot": plotCommand}
+	commands := map[string]func(context.Context, []string) error{"fill": fillCommand, "mutate": mutateCommand, "update": updateCommand, "plot": plotCommand}
 	if len(args) == 0 || commands[args[0]] == nil {
-		return errors.New("usage: fleet fill|mutate|plot [flags]")
+		return errors.New("usage: fleet fill|mutate|update|plot [flags]")
 	}
 	return commands[args[0]](ctx, args[1:])
 }
@@ -62,6 +67,7 @@ func fillCommand(ctx context.Context, args []string) error {
 	archive := fs.String("database", "", "vulnerability database, .tar.gz")
 	analyzer := fs.String("analyzer", "bin/pratique-analyzer", "the analyzer in whose name inventories are stored")
 	out := fs.String("o", "", "directory to make, as a server's dataDir")
+	profile := fs.String("cpuprofile", "", "write a CPU profile here")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -83,6 +89,17 @@ func fillCommand(ctx context.Context, args []string) error {
 	m, err := newModel(p, samples, known)
 	if err != nil {
 		return err
+	}
+	if *profile != "" {
+		to, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = to.Close() }()
+		if err := pprof.StartCPUProfile(to); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
 	}
 	f, err := fill(ctx, m, *archive, *analyzer, *out, os.Stderr)
 	if err != nil {

@@ -49,8 +49,8 @@ func readSamples(path string) ([]sample, error) {
 }
 
 // names are the packages that a vulnerability database knows, by bucket and
-// name, with the versions that its advisories name: real ones, all of which
-// were released once.
+// name, with the versions that its advisories name, oldest first: real ones, all
+// of which were released once.
 type names map[string]map[string][]string
 
 // readNames reads a database's packages.
@@ -79,7 +79,7 @@ func readNames(path string) (names, error) {
 			for v := range found {
 				list = append(list, v)
 			}
-			slices.Sort(list)
+			slices.SortFunc(list, compareVersions)
 			out[bucket][pkg] = list
 			return err
 		})

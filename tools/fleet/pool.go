@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -56,6 +57,9 @@ var words = []string{"core", "utils", "client", "plugin", "types", "cli", "serve
 // newPool makes n entries. What is reserved is left out.
 func newPool(e ecosystem, samples []sample, db names, reserved map[string]bool, n int, random *rand.Rand) *pool {
 	known, released := db.of(e.bucket)
+	for _, vs := range released {
+		slices.SortFunc(vs, func(a, b string) int { return compareVersions(b, a) }) // most have a late one
+	}
 	for _, s := range samples {
 		for _, a := range s.Inventory.Applications {
 			for _, p := range a.Packages {
@@ -112,6 +116,20 @@ func newPool(e ecosystem, samples []sample, db names, reserved map[string]bool, 
 	}
 	return p
 }
+
+// compareVersions orders versions by their numbers, roughly: it is no ecosystem's
+// own order, which nothing here depends on.
+func compareVersions(a, b string) int {
+	x, y := numbers.FindAllString(a, -1), numbers.FindAllString(b, -1)
+	for i := range min(len(x), len(y)) {
+		if c := cmp.Or(cmp.Compare(len(x[i]), len(y[i])), cmp.Compare(x[i], y[i])); c != 0 {
+			return c
+		}
+	}
+	return cmp.Or(cmp.Compare(len(x), len(y)), cmp.Compare(a, b))
+}
+
+var numbers = regexp.MustCompile(`[0-9]+`)
 
 // version is the i-th of a package: those that were released, as far as they are
 // known, then others that look like it.

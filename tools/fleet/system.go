@@ -80,6 +80,10 @@ func source(p pratique.Package) string {
 	return p.Name
 }
 
+// maxAge is how many of the versions that fixed something are in use besides the
+// last one: nobody runs what is older for long.
+const maxAge = 3
+
 // older is the package as it was some versions ago: one that an advisory names as
 // the one that fixed something, else a build of the same version.
 func older(p pratique.Package, released map[string][]string, age int) pratique.Package {
@@ -88,6 +92,7 @@ func older(p pratique.Package, released map[string][]string, age int) pratique.P
 		return p
 	}
 	known := released[source(p)]
+	known = known[max(0, len(known)-maxAge):]
 	if age <= len(known) {
 		return at(p, known[len(known)-age])
 	}
@@ -167,7 +172,7 @@ func (b base) middle(samples []sample, db names, random *rand.Rand) []pratique.P
 		}
 		p := pratique.Package{Name: name, SrcName: name, Arch: "amd64", AnalyzedBy: like.AnalyzedBy,
 			PURL: "pkg:deb/debian/" + name + "@0?arch=amd64&distro=debian-" + b.os.Name}
-		put(at(p, vs[random.IntN(len(vs))]))
+		put(at(p, vs[len(vs)-1-random.IntN(min(4, len(vs)))]))
 	}
 	return []pratique.PackageSet{set}
 }
