@@ -72,7 +72,7 @@ bench: build peers ## measure Pratique and its peers in one run (about eight min
 	$(GO) test -tags e2e,bench -count=1 -timeout 20m -run '^TestBench$$' ./e2e
 
 .PHONY: bench-fleet
-bench-fleet: bin/pratique-analyzer bin/fleet ## measure database updates of 100,000 images (about half an hour, 4 GB) and write their part of docs/benchmarks.md
+bench-fleet: bin/pratique-analyzer bin/fleet bin/trivy ## measure database updates of 100,000 images (about half an hour, 4 GB) and write their part of docs/benchmarks.md
 	@tools/apt.sh jq=jq
 	tools/fleet/bench.sh
 
