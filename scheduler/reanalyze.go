@@ -87,12 +87,12 @@ func (s *Scheduler) outdated(r pratique.Report) bool {
 	if s.cfg.Analyzer == nil || !analysed(r) || r.Engine.Analyzer == "" {
 		return false
 	}
-	return program(s.cfg.Analyzer()) != program(r.Engine.Analyzer)
+	return Program(s.cfg.Analyzer()) != Program(r.Engine.Analyzer)
 }
 
-// program is the part of an analyzer's key before the hash of its options and data
+// Program is the part of an analyzer's key before the hash of its options and data
 // (scanner/analyze).
-func program(key string) string {
+func Program(key string) string {
 	if i := strings.LastIndexByte(key, '-'); i >= 0 {
 		return key[:i]
 	}

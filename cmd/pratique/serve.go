@@ -135,7 +135,11 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	matcher := match.New(match.Config{Log: log, Metrics: metrics})
 	parts.Add(closing("matcher", matcher.Close))
 	analyzers := newAnalyzers(cfg, log, metrics)
-	java := database.NewJava(javaConfig(cfg, fetch, log, metrics, analyzers.javaChanged))
+	newJava := make(chan struct{}, 1)
+	java := database.NewJava(javaConfig(cfg, fetch, log, metrics, func(prev, next pratique.Engine) {
+		analyzers.javaChanged(prev, next)
+		signalTo(newJava)
+	}))
 	if err := analyzers.start(ctx, java); err != nil {
 		return err
 	}
@@ -146,13 +150,14 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	// comes after that (docs/benchmarks.md).
 	scan := scanner.New(cache, analyzers, matcher, state, scanner.Config{Parallel: 3, OnChanged: reports.moved(state, log), Log: log, Metrics: metrics})
 	reports.Scanner = scan
-	scans := scheduler.New(state, reports, state, scheduler.Config{Log: log, Metrics: metrics})
+	scans := scheduler.New(state, reports, state, scheduler.Config{Analyzer: analyzers.Key, Log: log, Metrics: metrics})
 	var rescans *scheduler.Rescanner
 	db := database.New(databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { rescans.DatabaseChanged(ctx) }), matcher)
 	rescans = newRescanner(scan, state, db, reports, log, metrics)
 	// Before the rescanner's first look: a process that died between an adoption and
 	// the end of its rescan left what has to be matched. Why it fails is in the log.
 	_ = db.Open(ctx)
+	again := reanalysis{scans: scans, rescans: rescans, state: state, blobs: blobs, key: analyzers.Key, java: newJava, log: log}
 	served := &databaseAPI{Database: db, cfg: cfg.Database}
 	if cfg.Database.Serve {
 		served.served = database.NewArtifact(db)
@@ -163,6 +168,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		rungroup.Part{Name: "database", Run: untilStopped(db.Run)},
 		rungroup.Part{Name: "scheduler", Run: scans.Run},
 		rungroup.Part{Name: "rescans", Run: rescans.Run},
+		rungroup.Part{Name: "reanalysis", Run: untilStopped(again.run)},
 	)
 
 	// Decide, and answer; anew when the configuration is read again.
