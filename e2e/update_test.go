@@ -242,7 +242,7 @@ func startPulls(t testing.TB, p *Pratique, rate int) *pulls {
 
 func (l *pulls) pull(p *Pratique, name string) {
 	base := "http://" + p.Registry + "/v2/docker.io/update/" + name
-	status, body := fetch(base + "/manifests/1")
+	status, body := answerOf(base + "/manifests/1")
 	l.count(name, status, status == updated[name][0] || status == updated[name][1], body)
 	if status != http.StatusOK {
 		return
@@ -253,11 +253,11 @@ func (l *pulls) pull(p *Pratique, name string) {
 		return
 	}
 	// In between it may have become refused, if it is one of those.
-	status, body = fetch(base + "/blobs/" + m.Config.Digest)
+	status, body = answerOf(base + "/blobs/" + m.Config.Digest)
 	l.count(name, status, status == http.StatusOK || status == updated[name][1], body)
 }
 
-func fetch(url string) (int, string) {
+func answerOf(url string) (int, string) {
 	res, err := http.Get(url)
 	if err != nil {
 		return 0, err.Error()

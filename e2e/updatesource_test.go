@@ -127,14 +127,14 @@ func TestUpdateSources(t *testing.T) {
 		source.offer(tc.archive, tc.limited, tc.truncate)
 		p.Start(t) // which looks at its sources at once
 		said := func() bool {
-			_, metrics := fetch(p.Admin + "/metrics")
+			_, metrics := answerOf(p.Admin + "/metrics")
 			_, rest, _ := strings.Cut(metrics, "\n"+tc.metric)
 			line, _, _ := strings.Cut(rest, "\n")
 			return line != "" && !strings.HasSuffix(line, " 0") && strings.Contains(p.Log(), tc.log)
 		}
 		for deadline := time.Now().Add(30 * time.Second); !said(); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				_, metrics := fetch(p.Admin + "/metrics")
+				_, metrics := answerOf(p.Admin + "/metrics")
 				t.Fatalf("%s: no %s, or no %q in the log:\n%s\n%s", tc.name, tc.metric, tc.log, p.Log(), metrics)
 			}
 		}
