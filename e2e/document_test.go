@@ -45,7 +45,7 @@ var (
 	// crane prints the structured detail too, in Go's own notation and with times.
 	detail = regexp.MustCompile(`; map\[.*\]`)
 	// ctr warns now and then while it takes a refusal for content.
-	warning = regexp.MustCompile(`(?m)^.*level=warning.*\n`)
+	warning = regexp.MustCompile(`(?m)^.*(?:level=warning|msg="active check failed").*\n`)
 )
 
 // shown compares what a client showed with the block of the document named
