@@ -79,12 +79,19 @@ func newFaultyOn(t *testing.T, dir string, change ...func(*upstream.Config)) *fa
 	gate := proxy.NewGate(f.Cache, &f.verdicts, f.state, set, proxy.GateConfig{
 		Hold: 25 * time.Second, Upstreams: names, Platforms: []pratique.Platform{{OS: "linux", Architecture: "amd64"}},
 	})
-	s := httptest.NewServer(proxy.NewServer(gate, proxy.ServerConfig{Upstreams: names, BareHead: true, Log: logger}))
+	server := proxy.NewServer(gate, proxy.ServerConfig{Upstreams: names, BareHead: true, Log: logger})
+	var answering sync.WaitGroup
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answering.Add(1)
+		defer answering.Done()
+		server.ServeHTTP(w, r)
+	}))
 	// Without connections that are kept, because a client asks again by itself when
 	// one of those ends before a byte.
 	f.url, f.client = s.URL, &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	t.Cleanup(s.Close)
 	f.pullCached()
+	answering.Wait() // a request's line is written after its last byte
 	f.ready()
 	return f
 }
