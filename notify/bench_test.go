@@ -83,7 +83,7 @@ func BenchmarkWatcher(b *testing.B) {
 				b.Fatal(err)
 			}
 			w := notify.NewWatcher(n, notify.Sources{
-				Gate: gate, Catalog: db, Pulls: db, Exceptions: db, Tags: db, Marks: db, Stamps: db,
+				Gate: gate, Catalog: db, Pulls: db, Exceptions: db, Tags: db, Marks: db, Stamps: db, Near: db,
 				Database: func() (pratique.Engine, error) { return benchEngine, nil }, Version: func() string { return "" },
 			}, notify.WatcherConfig{})
 			w.Look(ctx) // begins

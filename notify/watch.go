@@ -57,6 +57,9 @@ type Sources struct {
 	Exceptions Exceptions
 	Tags       Tags
 	Marks      store.Marks
+	// Near orders images so that reading their reports costs least. If nil, they are
+	// read in order of digest.
+	Near store.Near
 	// Stamps tell of which images nothing moved since they were looked at. If nil, all
 	// are looked at when any may have changed.
 	Stamps store.Stamper

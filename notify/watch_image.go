@@ -69,6 +69,13 @@ func (w *Watcher) lookImages(ctx context.Context, now time.Time) error {
 func (w *Watcher) lookAt(ctx context.Context, ds []digest.Digest, now time.Time) error {
 	slices.Sort(ds)
 	ds = slices.Compact(ds)
+	if w.src.Near != nil && len(ds) > chunk {
+		near, err := w.src.Near.Near(ctx, ds)
+		if err != nil {
+			return err
+		}
+		ds = near
+	}
 	g, all := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for part := range slices.Chunk(ds, chunk) {

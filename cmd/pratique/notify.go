@@ -94,7 +94,7 @@ func newEvents(cfg config.Config, state *sqlite.DB, l *live, matcher *match.Matc
 		return e, nil
 	}
 	w := notify.NewWatcher(n, notify.Sources{
-		Gate: l, Catalog: state, Pulls: state, Exceptions: state, Tags: state, Marks: state, Stamps: state, Database: matcher.Engine,
+		Gate: l, Catalog: state, Pulls: state, Exceptions: state, Tags: state, Marks: state, Near: state, Stamps: state, Database: matcher.Engine,
 		Version: func() string {
 			return l.current.Load().policies.Version() + " " + strconv.FormatUint(l.facts.Stamp(), 10)
 		},

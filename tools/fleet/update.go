@@ -111,6 +111,10 @@ func update(ctx context.Context, dir, archive string, full bool) (out measured, 
 		out.Phases[k] -= v
 	}
 	out.Read, err = seconds(func() error {
+		changed, err := state.Near(ctx, changed)
+		if err != nil {
+			return err
+		}
 		g, ctx := errgroup.WithContext(ctx)
 		g.SetLimit(runtime.GOMAXPROCS(0))
 		for _, d := range changed {
