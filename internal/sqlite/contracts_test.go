@@ -46,6 +46,7 @@ func TestInventories(t *testing.T) { storetest.Inventories(t, fresh) }
 func TestComponents(t *testing.T)  { storetest.Components(t, fresh) }
 func TestReports(t *testing.T)     { storetest.Reports(t, fresh) }
 func TestFleet(t *testing.T)       { storetest.Fleet(t, fresh) }
+func TestNear(t *testing.T)        { storetest.Near(t, fresh) }
 func TestPulls(t *testing.T)       { storetest.Pulls(t, fresh) }
 
 func TestPullLog(t *testing.T)      { storetest.PullLog(t, fresh) }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -317,7 +316,7 @@ func (db *DB) ImagesWith(ctx context.Context, ids []pratique.ComponentID) ([]dig
 	if err != nil {
 		return nil, annotate(err, "images of components")
 	}
-	slices.SortFunc(out, func(a, b digest.Digest) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(out, byDigest)
 	return out, nil
 }
 
