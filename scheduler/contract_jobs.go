@@ -12,7 +12,7 @@ import (
 )
 
 // Names of priorities, as people write them.
-var priorityNames = [...]string{PriorityPull: "pull", PriorityWebhook: "webhook", PriorityDatabase: "database", PrioritySchedule: "schedule"}
+var priorityNames = [...]string{PriorityPull: "pull", PriorityWebhook: "webhook", PriorityDatabase: "database", PrioritySchedule: "schedule"} //nolint:gochecknoglobals // a constant that the language has no word for
 
 // String is the name.
 func (p Priority) String() string {

@@ -45,7 +45,7 @@ type Matching interface {
 }
 
 // Fleet is the part of store.Fleet that a rescan needs.
-type Fleet interface {
+type Fleet interface { //nolint:interfacebloat // one contract, with one implementation per backend
 	Begin(ctx context.Context, e pratique.Engine) error
 	Current(ctx context.Context) (pratique.Engine, time.Time, error)
 	Advance(ctx context.Context, e pratique.Engine, at time.Time) error

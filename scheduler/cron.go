@@ -66,7 +66,7 @@ type Cron struct {
 	changed chan struct{} // holds one value when something may be due
 
 	mu      sync.Mutex
-	ctx     context.Context // of Run, while it runs: what is begun by hand ends with it
+	ctx     context.Context //nolint:containedctx // of Run, while it runs: what is begun by hand ends with it
 	wg      *sync.WaitGroup // of Run
 	tasks   map[string]*cronTask
 	settled time.Time // nothing that was missed begins before
@@ -191,7 +191,7 @@ func (c *Cron) begin(ctx context.Context) time.Duration {
 			continue
 		}
 		if !held {
-			c.launch(t)
+			c.launch(t) //nolint:contextcheck // c.ctx is ctx: Run calls begin with what it keeps
 		}
 	}
 	return wait
@@ -263,23 +263,33 @@ func (c *Cron) do(ctx context.Context, t Task, run Run) Run {
 	c.cfg.Log.InfoContext(ctx, "schedule begins", "schedule", t.Name, "do", t.What)
 	note, err := c.guarded(ctx, t)
 	run.EndedAt, run.Note, run.Outcome = c.cfg.Now().UTC(), note, OutcomeDone
-	level, end := slog.LevelInfo, "schedule done"
 	switch {
 	case err != nil && ctx.Err() != nil:
 		run.Unfinished-- // no fault of its own
 		run.Outcome = OutcomeStopped
-		end = "schedule stopped, will be done again"
 	case err != nil:
 		run.Outcome, run.Note = OutcomeFailed, join(err.Error(), note)
-		level, end = slog.LevelError, "schedule failed"
 		fallthrough
 	default:
 		run.Base, run.Unfinished = run.EndedAt, 0
 	}
-	c.cfg.Log.Log(ctx, level, end, "schedule", t.Name, "do", t.What, "took", run.EndedAt.Sub(run.StartedAt).String(), "note", run.Note)
+	c.tell(ctx, t, run)
 	c.metrics.ended(t.Name, run)
 	c.put(ctx, run)
 	return run
+}
+
+// tell logs how a run ended.
+func (c *Cron) tell(ctx context.Context, t Task, run Run) {
+	log := c.cfg.Log.With("schedule", t.Name, "do", t.What, "took", run.EndedAt.Sub(run.StartedAt).String(), "note", run.Note)
+	switch run.Outcome {
+	case OutcomeStopped:
+		log.InfoContext(ctx, "schedule stopped, will be done again")
+	case OutcomeFailed:
+		log.ErrorContext(ctx, "schedule failed")
+	default:
+		log.InfoContext(ctx, "schedule done")
+	}
 }
 
 func join(a, b string) string {

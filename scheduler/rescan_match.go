@@ -67,11 +67,11 @@ func (r *Rescanner) concerned(ctx context.Context, t *task) iter.Seq2[pratique.C
 		each := func(cs iter.Seq2[pratique.Component, error]) bool {
 			for c, err := range cs {
 				if err == nil {
-					if id := c.ID(); t.seen[id] {
+					id := c.ID()
+					if t.seen[id] {
 						continue
-					} else {
-						t.seen[id] = true
 					}
+					t.seen[id] = true
 				}
 				if !yield(c, err) || err != nil {
 					return false

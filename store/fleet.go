@@ -18,7 +18,7 @@ import (
 // Engines are ordered by when they were begun, not by their dates: after a
 // rollback the older database is the later engine. Two engines are the same if
 // Version, Database and DatabaseAt are; Analyzer is no part of it.
-type Fleet interface {
+type Fleet interface { //nolint:interfacebloat // one contract, with one implementation per backend
 	// Begin says that e is in use from now on. What an engine begun before it says
 	// of components is not stored any more. Idempotent while e is the latest.
 	Begin(ctx context.Context, e pratique.Engine) error

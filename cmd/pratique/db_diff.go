@@ -94,7 +94,7 @@ func (cl *client) databaseAt(ctx context.Context, arg, room string) (string, err
 	var body io.ReadCloser
 	var err error
 	if keptDatabase(arg) {
-		res, oerr := cl.open(ctx, http.MethodGet, "/api/v1/database/export", url.Values{"which": {arg}}, nil)
+		res, oerr := cl.open(ctx, http.MethodGet, "/api/v1/database/export", url.Values{"which": {arg}}, nil) //nolint:bodyclose // closed below, as that of a file
 		if oerr != nil {
 			return "", oerr
 		}

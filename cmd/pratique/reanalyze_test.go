@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -77,7 +76,7 @@ func TestUpgradeIsReadAgain(t *testing.T) {
 		}
 	}
 	begin := func(key string) []digest.Digest {
-		quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+		quiet := slog.New(slog.DiscardHandler)
 		r := reanalysis{
 			scans: scheduler.New(state, asleep{}, state, scheduler.Config{Log: quiet}),
 			state: state, blobs: blobs, key: func() string { return key }, log: quiet,

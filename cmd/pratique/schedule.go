@@ -178,7 +178,7 @@ func (s *schedules) Schedules(ctx context.Context) (web.ScheduleList, error) {
 
 // BeginSchedule implements web.Schedules.
 func (s *schedules) BeginSchedule(_ context.Context, name string) error {
-	err := s.Begin(name)
+	err := s.Begin(name) //nolint:contextcheck // what is begun goes on after the request, and ends with Run
 	if errors.Is(err, scheduler.ErrRunning) {
 		return conflict{err}
 	}

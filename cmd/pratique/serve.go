@@ -136,7 +136,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	parts.Add(closing("matcher", matcher.Close))
 	analyzers := newAnalyzers(cfg, log, metrics)
 	newJava := make(chan struct{}, 1)
-	java := database.NewJava(javaConfig(cfg, fetch, log, metrics, func(prev, next pratique.Engine) {
+	java := database.NewJava(javaConfig(cfg, fetch, log, metrics, func(prev, next pratique.Engine) { //nolint:contextcheck // a pool outlives what made it; its start has a bound of its own
 		analyzers.javaChanged(prev, next)
 		signalTo(newJava)
 	}))
@@ -190,7 +190,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	parts.Add(hooks.parts...)
-	timed, part, err := newSchedules(ctx, cfg, state, cache, front, eviction.Evictor.Evict, rescans.FullPass, log, metrics)
+	timed, part, err := newSchedules(ctx, cfg, state, cache, front, eviction.Evict, rescans.FullPass, log, metrics)
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		Verdicts: state, Exceptions: front.facts.exceptions, Events: events, Cache: eviction, Hooks: hooks.admin,
 		Jobs: queue, Schedules: timed,
 		Simulator: &simulator{live: front, pulls: state, content: state},
-		Probes:    append(probes(ctx, state, analyzers, matcher, reload), queue.probe()), Metrics: metrics,
+		Probes:    append(probes(ctx, state, analyzers, matcher, reload), queue.probe()), Metrics: metrics, //nolint:contextcheck // a note is made without a request, in a time of its own
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,
 	}), log)
 	if err != nil {

@@ -265,7 +265,7 @@ func (b *fleetBackfill) join(prev, next *head) error {
 	}
 	// As if the report were put anew at end: what is new to the image began then.
 	now := img
-	now.roster.chunks = slices.Clone(after.chunks)
+	now.chunks = slices.Clone(after.chunks)
 	for i := range now.chunks {
 		now.chunks[i].since = b.end
 	}

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -209,9 +208,6 @@ func (img *image) changes() []pratique.FindingChange {
 	}
 	return out
 }
-
-// errNotMatched says that a report cannot be joined.
-var errNotMatched = errors.New("a component was not matched")
 
 // later reports whether a is later than b in order of Begin or, where one of them was
 // never begun, by the time of their databases.

@@ -78,7 +78,7 @@ type move struct {
 	part int
 }
 
-var pairSeed = maphash.MakeSeed()
+var pairSeed = maphash.MakeSeed() //nolint:gochecknoglobals // a constant that the language has no word for
 
 // newPart joins a chunk with the records of its components.
 func newPart(c *chunk, records map[int64]*record) (*part, error) {
@@ -160,7 +160,7 @@ func compareItems(a, b *item) int {
 	if c := cmp.Compare(b.rank, a.rank); c != 0 {
 		return c
 	}
-	if c := cmp.Compare(a.Track.ID, b.Track.ID); c != 0 {
+	if c := cmp.Compare(a.ID, b.ID); c != 0 {
 		return c
 	}
 	return cmp.Or(

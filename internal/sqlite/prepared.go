@@ -18,7 +18,7 @@ func (p *prepared) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
 	if st := p.stmts[query]; st != nil {
 		return st, nil
 	}
-	st, err := p.PrepareContext(ctx, query) //nolint:sqlclosecheck // the transaction closes it
+	st, err := p.PrepareContext(ctx, query) // the transaction closes it
 	if err == nil {
 		p.stmts[query] = st
 	}

@@ -46,24 +46,31 @@ func TakePlans(t *testing.T, db *DB) []Plan {
 	t.Helper()
 	var out []Plan
 	for query, args := range map[string]int{takeableQuery: 2, promoteQuery: 3, nextQuery: 1} {
-		rows, err := db.writes.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, []any{1, 2, 3}[:args]...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var lines []string
-		for rows.Next() {
-			var id, parent, unused int
-			var text string
-			if err := rows.Scan(&id, &parent, &unused, &text); err != nil {
-				t.Fatal(err)
-			}
-			lines = append(lines, text)
-		}
-		if err := rows.Close(); err != nil {
-			t.Fatal(err)
-		}
-		all := strings.Join(lines, "\n")
+		all := strings.Join(explain(t, db, query, []any{1, 2, 3}[:args]...), "\n")
 		out = append(out, Plan{Query: query, Text: all, Indexed: strings.Contains(all, "jobs_") && !strings.Contains(all, "SCAN jobs") && !strings.Contains(all, "TEMP B-TREE")})
 	}
 	return out
+}
+
+// explain returns the steps of SQLite's plan for a query.
+func explain(t *testing.T, db *DB, query string, args ...any) []string {
+	t.Helper()
+	rows, err := db.writes.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var lines []string
+	for rows.Next() {
+		var id, parent, unused int
+		var text string
+		if err := rows.Scan(&id, &parent, &unused, &text); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, text)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return lines
 }

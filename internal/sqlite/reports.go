@@ -267,7 +267,7 @@ func (s *settling) matched(ctx context.Context, img *image, named []pratique.Com
 	}
 	if cur := s.now.current; cur.seq != 0 && s.next.engine > cur.seq && by < len(rows) {
 		s.next.engine = cur.seq
-		cur.Engine.Analyzer = s.next.Engine.Analyzer
+		cur.Analyzer = s.next.Engine.Analyzer
 		s.next.Engine = cur.Engine
 	}
 	return s.named(ctx, rows, named)

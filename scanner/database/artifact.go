@@ -61,7 +61,7 @@ const (
 )
 
 // emptyConfig is the config of Trivy's artifacts.
-var emptyConfig = []byte("{}") //nolint:gochecknoglobals // a constant that the language has no word for
+var emptyConfig = []byte("{}")
 
 // NewArtifact offers what db adopts; Run makes the copies.
 func NewArtifact(db *Database) *Artifact {

@@ -193,7 +193,7 @@ func (s *side) open(ctx context.Context, tx *bolt.Tx) error {
 
 // comparer merges the keys of two buckets, which are in order.
 type comparer struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // of one comparison
 	a, b  *side
 	root  string
 	moves BucketMove
@@ -211,7 +211,7 @@ func (c *comparer) buckets(a, b *bolt.Bucket, path []string) error {
 	ka, va := ca.first()
 	kb, vb := cb.first()
 	for ka != nil || kb != nil {
-		order := 0
+		var order int
 		switch {
 		case kb == nil:
 			order = -1

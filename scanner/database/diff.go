@@ -169,7 +169,7 @@ func compareFingerprints(from, to fingerprint) (Difference, error) {
 	a, b := from.reader(), to.reader()
 	moreA, moreB := a.next(), b.next()
 	for moreA || moreB {
-		order := 0
+		var order int
 		switch {
 		case !moreB:
 			order = -1

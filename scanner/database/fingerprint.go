@@ -194,7 +194,7 @@ func fingerprintOf(ctx context.Context, path string) (_ fingerprint, err error) 
 
 // printer makes the fingerprint of one database.
 type printer struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // of one reading
 	w     fingerprintWriter
 	cpes  map[string]string // Red Hat's CPEs by position
 	entry hash.Hash

@@ -70,7 +70,7 @@ func pack(ctx context.Context, k kind, rec record, downloadedAt time.Time, w io.
 
 // stoppable reads until its context ends.
 type stoppable struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // an io.Reader has no other place for it
 	r   io.Reader
 }
 
@@ -119,12 +119,12 @@ func (d *Database) find(which string) (record, error) {
 	case Previous:
 		dg = p.Previous
 	}
-	switch {
-	case dg == "":
+	switch dg {
+	case "":
 		return record{}, fmt.Errorf("%w: there is no %s database", pratique.ErrNotFound, which)
-	case dg == p.Current:
+	case p.Current:
 		return *current, nil
-	case dg == p.Previous:
+	case p.Previous:
 		rec, err := d.keep.record(dg)
 		if err != nil {
 			return record{}, err

@@ -3,6 +3,7 @@ package schedulertest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -54,7 +55,7 @@ func fair(t *testing.T, open func() scheduler.Queue) {
 	if i, j := index(got, "b0"), index(got, "c0"); i < 0 || j < 0 {
 		t.Errorf("of three repositories came first %v, want one of each among the first four", got)
 	}
-	rest := append(got, drain(t, q, clock, 10)...)
+	rest := slices.Concat(got, drain(t, q, clock, 10))
 	for _, pair := range [][2]string{{"a2", "a3"}, {"a3", "a4"}, {"a4", "a5"}, {"b0", "b1"}, {"b1", "a5"}} {
 		if index(rest, pair[0]) > index(rest, pair[1]) {
 			t.Errorf("%s before %s: %v", pair[1], pair[0], rest)
