@@ -56,8 +56,9 @@ var mayImport = map[string][]string{
 	"web":   {".", "policy", "policy/simulate", "store"},
 	"nodes": {"."},
 
-	"internal/sqlite":     {".", "scheduler", "store"},
-	"internal/redis":      {".", "scheduler", "store"},
+	"internal/sqlite":     {".", "internal/packed", "scheduler", "store"},
+	"internal/redis":      {".", "internal/packed", "scheduler", "store"},
+	"internal/packed":     {".", "store"},
 	"internal/config":     {".", "configs", "internal/strictyaml", "policy"},
 	"internal/strictyaml": {},
 	"internal/rungroup":   {},

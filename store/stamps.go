@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
+
+	"pratique"
 )
 
 // Stamper tells, without I/O, whether what was read about a digest may have
@@ -17,6 +19,12 @@ import (
 // succeeded or not, so that nobody who knows of it is answered from before it.
 type Stamper interface {
 	Stamp(d digest.Digest) uint64
+}
+
+// TagKey is what the stamp of a tag is asked under, and with an empty Tag that of
+// the tag list of ref's repository. It is no digest that content can have.
+func TagKey(ref pratique.Ref) digest.Digest {
+	return digest.Digest("tag " + ref.Repository() + ":" + ref.Tag)
 }
 
 // stampShards is how many counters Stamps has, a power of two. Digests share

@@ -1,10 +1,8 @@
 package sqlite
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -125,21 +123,14 @@ func (u *unpacker) strs() []string {
 
 // close ends a document as it is stored.
 func (c codec) close(p *packer) []byte {
-	if len(p.b) > compressAbove {
-		if z := c.enc.EncodeAll(p.b, nil); len(z) < len(p.b) {
-			return z
-		}
-	}
-	return p.b
+	return c.Compress(p.b, compressAbove+1)
 }
 
 // open begins to read a stored document.
 func (c codec) open(doc []byte) (*unpacker, error) {
-	if bytes.HasPrefix(doc, zstdMagic) {
-		var err error
-		if doc, err = c.dec.DecodeAll(doc, nil); err != nil {
-			return nil, fmt.Errorf("stored document: %w", err)
-		}
+	doc, err := c.Decompress(doc)
+	if err != nil {
+		return nil, err
 	}
 	if len(doc) == 0 || doc[0] != packVersion {
 		return nil, errPacked

@@ -30,7 +30,7 @@ func (db *DB) Tag(ctx context.Context, ref pratique.Ref) (store.TagState, error)
 // one row.
 func (db *DB) SetTag(ctx context.Context, ref pratique.Ref, s store.TagState) error {
 	concerned := []digest.Digest{s.Digest}
-	defer func() { db.stamps.Changed(concerned...) }()
+	defer func() { db.stamps.Changed(append(concerned, store.TagKey(ref))...) }()
 	err := db.write(ctx, func(tx *sql.Tx) error {
 		repo, err := repository(ctx, tx, ref)
 		if err != nil {
@@ -94,6 +94,7 @@ func (db *DB) SetTagList(ctx context.Context, ref pratique.Ref, tags []string, f
 	if err != nil {
 		return annotate(err, "tags of %s", ref.Repository())
 	}
+	defer db.stamps.Changed(store.TagKey(pratique.Ref{Registry: ref.Registry, Repo: ref.Repo}))
 	err = db.write(ctx, func(tx *sql.Tx) error {
 		repo, err := repository(ctx, tx, ref)
 		if err != nil {

@@ -1,0 +1,261 @@
+package redis
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/redis/go-redis/v9"
+
+	"pratique/store"
+)
+
+// changes learns what any process wrote: messages tell the digests, and versions,
+// one for each partition, tell whether a message was lost.
+type changes struct {
+	db     *DB
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+
+	mu    sync.Mutex
+	known [partitions]int64 // versions up to which everything was told
+
+	confirmed atomic.Int64 // Unix nanoseconds
+}
+
+var (
+	_ store.Stamper = (*DB)(nil)
+	_ store.Reach   = (*DB)(nil)
+)
+
+// Stamp implements store.Stamper. What this process writes moves stamps before the
+// write returns; what others write, as soon as their message is here, and at most
+// Config.Poll later when it is lost.
+func (db *DB) Stamp(d digest.Digest) uint64 { return db.stamps.Stamp(d) }
+
+// Confirmed implements store.Reach.
+func (db *DB) Confirmed() time.Time { return time.Unix(0, db.changes.confirmed.Load()) }
+
+const changesChannel = "changed"
+
+// startChanges begins to listen. What was written before is of no interest: nothing
+// is in memory yet.
+func (db *DB) startChanges(ctx context.Context) error {
+	c := &changes{db: db}
+	db.changes = c
+	now := time.Now()
+	versions, err := c.versions(ctx)
+	if err != nil {
+		return err
+	}
+	c.known = versions
+	c.confirmed.Store(now.UnixNano())
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	c.cancel = cancel
+	messages := db.rdb.Subscribe(background, db.channel(changesChannel), db.channel(leaseChannel), db.channel(jobChannel))
+	c.done.Go(func() { c.listen(background, messages) })
+	c.done.Go(func() { c.poll(background) })
+	return nil
+}
+
+func (c *changes) stop() {
+	if c == nil || c.cancel == nil {
+		return
+	}
+	c.cancel()
+	c.done.Wait()
+}
+
+// jobChannel carries a word whenever a job may be waiting.
+const jobChannel = "job"
+
+func (c *changes) listen(ctx context.Context, messages *redis.PubSub) {
+	defer messages.Close()
+	in := messages.Channel(redis.WithChannelSize(10_000))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case m, ok := <-in:
+			if !ok {
+				return
+			}
+			switch m.Channel {
+			case c.db.channel(changesChannel):
+				c.message(m.Payload)
+			case c.db.channel(leaseChannel):
+				c.db.leases.told(m.Payload)
+			case c.db.channel(jobChannel):
+				if c.db.cfg.OnJob != nil {
+					c.db.cfg.OnJob()
+				}
+			}
+		}
+	}
+}
+
+// message takes one in.
+func (c *changes) message(payload string) {
+	fields := strings.Split(payload, "\n")
+	if len(fields) < 2 {
+		return
+	}
+	p, err1 := strconv.Atoi(fields[0])
+	version, err2 := strconv.ParseInt(fields[1], 10, 64)
+	if err1 != nil || err2 != nil || p < 0 || p >= partitions {
+		return
+	}
+	c.mu.Lock()
+	if version == c.known[p]+1 {
+		c.known[p] = version // where one is missing, the poll finds out
+	}
+	c.mu.Unlock()
+	if len(fields) == 2 {
+		c.all()
+		return
+	}
+	ds := make([]digest.Digest, len(fields)-2)
+	for i, f := range fields[2:] {
+		ds[i] = digest.Digest(f)
+	}
+	c.tell(ds)
+}
+
+// late is how long a message may be on its way before it counts as lost.
+const late = 100 * time.Millisecond
+
+func (c *changes) poll(ctx context.Context) {
+	tick := time.NewTicker(c.db.cfg.Poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			c.confirm(ctx)
+		}
+	}
+}
+
+// confirm compares versions with what was told.
+func (c *changes) confirm(ctx context.Context) {
+	began := time.Now()
+	before := c.told()
+	versions, err := c.versions(ctx)
+	if err != nil {
+		return // Confirmed tells
+	}
+	for p, v := range versions {
+		if v < before[p] { // Redis lost writes: a failover, or a restart from an older file
+			c.reset(versions)
+			break
+		}
+	}
+	if c.behind(versions) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(late):
+		}
+		if c.behind(versions) {
+			c.reset(versions)
+		}
+	}
+	c.confirmed.Store(began.UnixNano())
+}
+
+// told returns the versions up to which everything was told.
+func (c *changes) told() [partitions]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known
+}
+
+// reset begins anew from versions: anything may have been written.
+func (c *changes) reset(versions [partitions]int64) {
+	c.mu.Lock()
+	c.known = versions
+	c.mu.Unlock()
+	c.all()
+}
+
+// behind reports whether any version is another than was told.
+func (c *changes) behind(versions [partitions]int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for p, v := range versions {
+		if v > c.known[p] {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *changes) versions(ctx context.Context) (versions [partitions]int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.db.cfg.Timeout)
+	defer cancel()
+	var got [partitions]*redis.StringCmd
+	_, err = c.db.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for n := range got {
+			got[n] = p.Get(ctx, c.db.key(partNumber(n), "version"))
+		}
+		return nil
+	})
+	for n, cmd := range got {
+		v, e := cmd.Int64()
+		if e = missing(e); e != nil && !isMissing(e) {
+			return versions, e
+		}
+		versions[n] = v
+	}
+	if err != nil && !isMissing(missing(err)) {
+		return versions, err
+	}
+	return versions, nil
+}
+
+// changed tells all processes, this one before it returns, that something was
+// written about these digests and tag keys.
+func (db *DB) changed(ctx context.Context, ds ...digest.Digest) error {
+	defer db.changes.tell(ds)
+	byPart := make(map[part][]any)
+	for _, d := range ds {
+		byPart[partOfDigest(d)] = append(byPart[partOfDigest(d)], string(d))
+	}
+	for p, names := range byPart {
+		for chunk := range slices.Chunk(names, 500) {
+			if err := scriptChange.Run(ctx, db.rdb, []string{db.key(p, "version")}, append([]any{db.channel(changesChannel), string(p)}, chunk...)...).Err(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// everythingChanged tells that anything may have been written.
+func (db *DB) everythingChanged(ctx context.Context) error {
+	defer db.changes.all()
+	return scriptChange.Run(ctx, db.rdb, []string{db.key(partNumber(0), "version")}, db.channel(changesChannel), string(partNumber(0))).Err()
+}
+
+func (c *changes) tell(ds []digest.Digest) {
+	if len(ds) == 0 {
+		return
+	}
+	c.db.stamps.Changed(ds...)
+	if c.db.cfg.OnChanged != nil {
+		c.db.cfg.OnChanged(ds)
+	}
+}
+
+func (c *changes) all() {
+	c.db.stamps.All()
+	if c.db.cfg.OnChanged != nil {
+		c.db.cfg.OnChanged(nil)
+	}
+}

@@ -1,0 +1,83 @@
+package redis
+
+import (
+	"hash/fnv"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"pratique"
+)
+
+// schema is the version of the keys and documents that this release writes; every
+// key names it. See schema.go.
+const schema = 1
+
+// partitions is how many parts the state has. Keys of one part share a hash tag,
+// so that they are in one slot of a cluster and scripts may change them together;
+// nothing is ever changed in two parts at once. It is fixed by the schema.
+const partitions = 64
+
+// A key is PREFIX:SCHEMA:{PART}:NAME. PART is two digits of a partition, or a word
+// for what is one for all. All keys live until they are removed by their owner,
+// unless a lifetime is given here.
+//
+//	part     name              type    owner        holds
+//	00…63    version           string  changes.go   counts writes that stamps tell of
+//	schema   schema            hash    schema.go    version, and oldest that may write
+//	lease    NAME              string  lease.go     holder's token; expires with the lease
+//
+// Partitions are of: a digest (image, blob, component: its first byte), a
+// repository (REGISTRY/REPO), else a hash of the name.
+
+// part is the name of a partition as it stands in keys.
+type part string
+
+// partOf is the partition of a name that is neither digest nor component.
+func partOf(name string) part {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return partNumber(int(h.Sum32() % partitions))
+}
+
+// partNumber is the partition with a number.
+func partNumber(n int) part {
+	if n < 10 {
+		return part("0" + strconv.Itoa(n))
+	}
+	return part(strconv.Itoa(n))
+}
+
+// partOfDigest is the partition of an image or blob. Partitions are in order of
+// digest: what is read partition by partition is sorted.
+func partOfDigest(d digest.Digest) part {
+	_, hex, ok := strings.Cut(string(d), ":")
+	if !ok {
+		return partOf(string(d))
+	}
+	return partOfHex(hex)
+}
+
+// partOfComponent is the partition of a component.
+func partOfComponent(id pratique.ComponentID) part { return partOfHex(string(id)) }
+
+func partOfHex(hex string) part {
+	if len(hex) >= 2 {
+		if n, err := strconv.ParseUint(hex[:2], 16, 8); err == nil {
+			return partNumber(int(n) / (256 / partitions)) //nolint:gosec // a byte
+		}
+	}
+	return partOf(hex)
+}
+
+// partOfRepo is the partition of a repository.
+func partOfRepo(ref pratique.Ref) part { return partOf(ref.Repository()) }
+
+// key is one key.
+func (db *DB) key(p part, name string) string {
+	return db.prefix + "{" + string(p) + "}:" + name
+}
+
+// channel is one channel of messages between processes.
+func (db *DB) channel(name string) string { return db.prefix + name }
