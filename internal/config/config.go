@@ -146,19 +146,13 @@ type Storage struct {
 	// driver it must be on the file system of rootdirectory. If empty, `spool` in
 	// rootdirectory, or for the other drivers in dataDir.
 	Spool string `yaml:"spool"`
-}
-
-// State has exactly one backend.
-type State struct {
-	// SQLite is one file on a local disk.
-	SQLite SQLite `yaml:"sqlite"`
-}
-
-// SQLite is the embedded backend of the state.
-type SQLite struct {
-	// Path of the database file, on a local file system. If empty, `state.db` in
-	// dataDir.
-	Path string `yaml:"path"`
+	// Redirect answers requests for layers with the address of the object in the
+	// object store, signed for a few minutes, so that its bytes do not pass through
+	// Pratique. For s3, gcs and azure, where every client reaches the store. What may
+	// not be had is refused before.
+	Redirect bool `yaml:"redirect"`
+	// Hot keeps layers that are pulled on a local disk, in front of an object store.
+	Hot Hot `yaml:"hot"`
 }
 
 // Cache is how long a tag is believed, and what is too large to be kept.

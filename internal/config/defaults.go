@@ -13,6 +13,7 @@ func base() Config {
 		Refusal:  Refusal{Head: HeadBare},
 		Admin:    Admin{Listen: "127.0.0.1:5001"},
 		Storage:  Storage{Driver: "filesystem"},
+		State:    State{Redis: Redis{Prefix: "pratique", Skew: 2 * time.Second}, Failure: FailureServeLast, FailureAge: 24 * time.Hour},
 		Cache: Cache{
 			TagTTL:       time.Minute,
 			StaleIfError: StaleIfError{Semver: 7 * 24 * time.Hour, Latest: time.Hour, Other: 24 * time.Hour},
@@ -66,6 +67,9 @@ func (c *Config) complete() {
 		}
 	} else if c.Storage.Spool == "" {
 		c.Storage.Spool = filepath.Join(c.DataDir, "spool")
+	}
+	if c.Storage.Hot.Dir == "" {
+		c.Storage.Hot.Dir = filepath.Join(c.DataDir, "hot")
 	}
 	if c.State.SQLite.Path == "" {
 		c.State.SQLite.Path = filepath.Join(c.DataDir, "state.db")

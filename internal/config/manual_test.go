@@ -60,7 +60,7 @@ type author struct {
 
 func writeManual(t *testing.T) string {
 	a := &author{t: t, structs: map[string]*ast.StructType{}}
-	for _, name := range []string{"config.go", "evidence.go", "continuous.go"} {
+	for _, name := range []string{"config.go", "evidence.go", "continuous.go", "replicas.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)

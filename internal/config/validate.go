@@ -48,6 +48,7 @@ func (l *loader) validate() error {
 		c.fail("refusal.help", "want one line of at most %d bytes", maxHelp)
 	}
 	c.storage(cfg)
+	c.state(cfg)
 	for _, key := range slices.Sorted(maps.Keys(cfg.Upstreams)) {
 		c.upstream(key, cfg.Upstreams[key])
 	}
