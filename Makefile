@@ -21,6 +21,7 @@ ANALYZE_PACKAGES := ./scanner/analyze/... ./cmd/pratique-analyzer/...
 # Commands that tests start, and the Debian packages that bring them.
 E2E_TOOLS := skopeo=skopeo podman=podman buildah=buildah containerd=containerd ctr=containerd runc=runc busybox=busybox-static
 BENCH_TOOLS := wrk=wrk nginx=nginx-light
+REDIS_TOOLS := redis-server=redis-server redis-sentinel=redis-sentinel
 
 .PHONY: help
 help: ## list the tasks
@@ -86,7 +87,7 @@ demo-data: ## build configs/demo/trivy-db.tar.gz anew from the advisories in the
 
 .PHONY: tools
 tools: ## install the Debian packages that the tests start (as root)
-	@tools/apt.sh $(E2E_TOOLS)
+	@tools/apt.sh $(E2E_TOOLS) $(REDIS_TOOLS)
 
 .PHONY: peers
 peers: bin/crane bin/registry bin/criclient bin/conformance bin/containerd2 bin/trivy ## build the clients and registries that e2e and bench start

@@ -12,7 +12,6 @@ import (
 	"pratique"
 	"pratique/internal/config"
 	"pratique/internal/rungroup"
-	"pratique/internal/sqlite"
 	"pratique/store"
 	"pratique/web"
 )
@@ -20,12 +19,12 @@ import (
 // eviction makes room in the cache, and tells about it.
 type eviction struct {
 	*store.Evictor
-	state *sqlite.DB
+	state state
 }
 
 var _ web.Cache = (*eviction)(nil)
 
-func newEviction(cfg config.Config, blobs *store.Blobs, state *sqlite.DB, log *slog.Logger, metrics prometheus.Registerer) (*eviction, rungroup.Part, error) {
+func newEviction(cfg config.Config, blobs *store.Blobs, state state, log *slog.Logger, metrics prometheus.Registerer) (*eviction, rungroup.Part, error) {
 	pins, err := pratique.ParsePatterns(cfg.Cache.Pins)
 	if err != nil {
 		return nil, rungroup.Part{}, fmt.Errorf("cache.pins: %w", err)

@@ -22,7 +22,6 @@ import (
 	"pratique/evidence/vex"
 	"pratique/internal/config"
 	"pratique/internal/rungroup"
-	"pratique/internal/sqlite"
 	"pratique/policy"
 	"pratique/proxy"
 )
@@ -38,7 +37,7 @@ type facts struct {
 }
 
 // newFacts makes the sources; l decides whether a newer version may be had.
-func newFacts(ctx context.Context, cfg config.Config, state *sqlite.DB, l *live, fetch http.RoundTripper) (*facts, error) {
+func newFacts(ctx context.Context, cfg config.Config, state state, l *live, fetch http.RoundTripper) (*facts, error) {
 	log, metrics := l.log, l.metrics
 	registry, newer := reader{l.cache}, l.newerVersions()
 	f := &facts{
@@ -127,7 +126,7 @@ func (f *facts) use(p prepared) {
 // outlives every trust.Trust.
 type attestors struct {
 	registry evidence.Registry
-	store    *sqlite.DB
+	store    state
 	log      *slog.Logger
 	metrics  prometheus.Registerer
 
@@ -236,6 +235,6 @@ func (a *attestors) Run(ctx context.Context) error {
 func (l *live) tags() []string { return l.current.Load().tags }
 
 // newHistory writes down who pulled what.
-func newHistory(cfg config.Config, state *sqlite.DB, log *slog.Logger, metrics prometheus.Registerer) *proxy.History {
+func newHistory(cfg config.Config, state state, log *slog.Logger, metrics prometheus.Registerer) *proxy.History {
 	return proxy.NewHistory(state, proxy.HistoryConfig{Retention: cfg.History.Retention, Log: log, Metrics: metrics})
 }

@@ -17,7 +17,6 @@ import (
 	"pratique"
 	"pratique/internal/config"
 	"pratique/internal/rungroup"
-	"pratique/internal/sqlite"
 	"pratique/notify/hook"
 	"pratique/proxy"
 	"pratique/proxy/upstream"
@@ -30,7 +29,7 @@ type hooks struct {
 }
 
 // newHooks takes the webhooks of the configured callers; without any nobody may call.
-func newHooks(ctx context.Context, cfg config.Config, state *sqlite.DB, cache *proxy.Cache, gate hook.Gate, log *slog.Logger, metrics prometheus.Registerer) (*hooks, error) {
+func newHooks(ctx context.Context, cfg config.Config, state state, cache *proxy.Cache, gate hook.Gate, log *slog.Logger, metrics prometheus.Registerer) (*hooks, error) {
 	receivers, err := newReceivers(cfg)
 	if err != nil {
 		return nil, err

@@ -17,7 +17,6 @@ import (
 	"pratique"
 	"pratique/internal/config"
 	"pratique/internal/rungroup"
-	"pratique/internal/sqlite"
 	"pratique/notify"
 	"pratique/proxy/upstream"
 	"pratique/scanner/match"
@@ -74,13 +73,13 @@ const settle = 10 * time.Minute
 
 // events are those that go out. It implements web.Events.
 type events struct {
-	*sqlite.DB
+	state
 	notifier *notify.Notifier
 	parts    []rungroup.Part
 }
 
 // newEvents tells the configured sinks what happens; without any it does nothing.
-func newEvents(cfg config.Config, state *sqlite.DB, l *live, matcher *match.Matcher, reports *reported, log *slog.Logger, metrics prometheus.Registerer) (*events, error) {
+func newEvents(cfg config.Config, state state, l *live, matcher *match.Matcher, reports *reported, log *slog.Logger, metrics prometheus.Registerer) (*events, error) {
 	sinks, err := newSinks(cfg)
 	if err != nil {
 		return nil, err
@@ -89,7 +88,7 @@ func newEvents(cfg config.Config, state *sqlite.DB, l *live, matcher *match.Matc
 	if err != nil {
 		return nil, fmt.Errorf("notify: %w", err)
 	}
-	e := &events{DB: state, notifier: n}
+	e := &events{state: state, notifier: n}
 	if len(sinks) == 0 {
 		return e, nil
 	}
@@ -146,7 +145,7 @@ func newSinks(cfg config.Config) (map[string]notify.Sink, error) {
 
 // Replay implements web.Events: what is open again is sent at once.
 func (e *events) Replay(ctx context.Context, id string) (int, error) {
-	n, err := e.DB.Replay(ctx, id)
+	n, err := e.state.Replay(ctx, id)
 	e.notifier.Wake()
 	return n, err
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
-	"pratique/internal/sqlite"
 	"pratique/scheduler"
 	"pratique/store"
 )
@@ -19,7 +18,7 @@ import (
 type reanalysis struct {
 	scans   *scheduler.Scheduler
 	rescans *scheduler.Rescanner
-	state   *sqlite.DB
+	state   state
 	blobs   *store.Blobs
 	key     func() string
 	java    <-chan struct{} // another Java database is in use

@@ -8,7 +8,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique"
-	"pratique/internal/sqlite"
 	"pratique/scanner"
 	"pratique/scanner/database"
 	"pratique/scheduler"
@@ -25,7 +24,7 @@ func (d differ) Diff(ctx context.Context, from, to digest.Digest) (scheduler.Del
 
 // newRescanner keeps reports current with the database in use, and tells of the
 // images whose facts moved.
-func newRescanner(scan *scanner.Scanner, state *sqlite.DB, db *database.Database, reports *reported, log *slog.Logger, metrics prometheus.Registerer) *scheduler.Rescanner {
+func newRescanner(scan *scanner.Scanner, state state, db *database.Database, reports *reported, log *slog.Logger, metrics prometheus.Registerer) *scheduler.Rescanner {
 	return scheduler.NewRescanner(scan, state, differ{db}, scheduler.RescanConfig{
 		Changed: reports.changed, Done: reports.rescanned,
 		Images: state.ReportedImages, Rematch: reports.Rematch,
@@ -35,7 +34,7 @@ func newRescanner(scan *scanner.Scanner, state *sqlite.DB, db *database.Database
 
 // moved tells of images that hold components of which a scan under a new database
 // said something else, before the rescan came to them.
-func (r *reported) moved(state *sqlite.DB, log *slog.Logger) func(context.Context, []pratique.ComponentID) {
+func (r *reported) moved(state state, log *slog.Logger) func(context.Context, []pratique.ComponentID) {
 	return func(ctx context.Context, components []pratique.ComponentID) {
 		ctx = context.WithoutCancel(ctx)
 		images, err := state.ImagesWith(ctx, components)

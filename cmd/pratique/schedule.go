@@ -17,7 +17,6 @@ import (
 	"pratique/evidence/lineage/series"
 	"pratique/internal/config"
 	"pratique/internal/rungroup"
-	"pratique/internal/sqlite"
 	"pratique/proxy"
 	"pratique/scheduler"
 	"pratique/store"
@@ -37,7 +36,7 @@ type schedules struct {
 const decideWait = 15 * time.Minute
 
 // newSchedules does what cfg.Schedules says.
-func newSchedules(ctx context.Context, cfg config.Config, state *sqlite.DB, cache *proxy.Cache, l *live, evict func(context.Context) (store.Evicted, error),
+func newSchedules(ctx context.Context, cfg config.Config, state state, cache *proxy.Cache, l *live, evict func(context.Context) (store.Evicted, error),
 	full func(context.Context) (scheduler.Pass, error), log *slog.Logger, metrics prometheus.Registerer,
 ) (*schedules, rungroup.Part, error) {
 	s := &schedules{

@@ -15,7 +15,6 @@ import (
 	"pratique"
 	"pratique/internal/config"
 	"pratique/internal/rungroup"
-	"pratique/internal/sqlite"
 	"pratique/proxy"
 	"pratique/scanner/database"
 	"pratique/scanner/match"
@@ -191,7 +190,7 @@ func instant(t time.Time) *time.Time {
 }
 
 // probes are what must work before this process is sent clients.
-func probes(ctx context.Context, state *sqlite.DB, workers *analyzers, matcher *match.Matcher, reload *reloader) []web.Probe {
+func probes(ctx context.Context, state state, workers *analyzers, matcher *match.Matcher, reload *reloader) []web.Probe {
 	return []web.Probe{
 		{Name: "process", Check: func(context.Context) error {
 			if ctx.Err() != nil {

@@ -44,7 +44,7 @@ type Redis struct {
 	// Cert is a file with a client certificate, PEM.
 	Cert string `yaml:"cert"`
 	// Key is a file with its private key, PEM.
-	Key  string `yaml:"key"`
+	Key string `yaml:"key"`
 	// Prefix begins every key, so that several installations may share a server.
 	Prefix string `yaml:"prefix"`
 	// Skew is how far the clocks of replicas may be apart: the scans of a replica

@@ -44,6 +44,8 @@ type DB struct {
 	stmts  sync.Map // query → *sql.Stmt on reads
 	stamps *store.Stamps
 
+	store.Alone // its leases: nobody shares the file
+
 	begun  memory
 	spoken spoken
 	joins  *joins
@@ -305,19 +307,7 @@ func pragmaInt(ctx context.Context, pool *sql.DB, name string) (int, error) {
 
 // Every contract of state, one value.
 var (
-	_ store.Catalog     = (*DB)(nil)
-	_ store.Tags        = (*DB)(nil)
-	_ store.Inventories = (*DB)(nil)
-	_ store.Components  = (*DB)(nil)
-	_ store.Reports     = (*DB)(nil)
-	_ store.Fleet       = (*DB)(nil)
-	_ store.Pulls       = (*DB)(nil)
-
-	_ store.PullLog      = (*DB)(nil)
-	_ store.Exceptions   = (*DB)(nil)
-	_ store.Lineage      = (*DB)(nil)
-	_ store.Attestations = (*DB)(nil)
-
+	_ store.State       = (*DB)(nil)
 	_ scheduler.Queue   = (*DB)(nil)
 	_ scheduler.Jobs    = (*DB)(nil)
 	_ scheduler.Pauses  = (*DB)(nil)

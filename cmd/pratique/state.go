@@ -1,0 +1,15 @@
+package main
+
+import (
+	"pratique/scheduler"
+	"pratique/store"
+)
+
+// state is a backend: everything but the bytes of blobs.
+type state interface { //nolint:interfacebloat // the sum of all contracts
+	store.State
+	scheduler.Queue
+	scheduler.Jobs
+	scheduler.Pauses
+	scheduler.Runs
+}
