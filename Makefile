@@ -37,10 +37,11 @@ build: ## build bin/pratique and bin/pratique-analyzer (the first time: about te
 
 .PHONY: test
 test: tools ## unit and component tests of every package
-	@$(MAKE) bin/pratique-analyzer bin/testsum
+	@$(MAKE) bin/pratique bin/pratique-analyzer bin/testsum
 	@failed=0; \
 	  PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -json ./... | bin/testsum -suite unit || failed=1; \
 	  $(ANALYZE) $(GO) test -trimpath -json $(ANALYZE_PACKAGES) | bin/testsum -suite analyze || failed=1; \
+	  $(GO) -C tools/helm test -json ./... | bin/testsum -suite deploy || failed=1; \
 	  exit $$failed
 
 .PHONY: e2e
@@ -60,9 +61,10 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	$(GO) vet ./...
 	$(GO) vet -tags e2e,bench,clients ./e2e/...
 	$(GO) -C tools/peers vet ./...
+	$(GO) -C tools/helm vet ./...
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run
 	$(GO) mod tidy -diff
-	for m in peers containerd17 containerd2 docker29 cosign trivy; do $(GO) -C tools/$$m mod tidy -diff || exit 1; done
+	for m in peers containerd17 containerd2 docker29 cosign trivy helm; do $(GO) -C tools/$$m mod tidy -diff || exit 1; done
 	$(GO) generate ./... && git diff --exit-code
 	@$(MAKE) bin/pratique-analyzer bin/testsum
 	PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -race -json ./... | bin/testsum -suite race
