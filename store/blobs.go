@@ -58,6 +58,7 @@ type Blobs struct {
 	ledger    ledger
 	measuring sync.Mutex
 	holds     holds
+	codec     documentCodec
 }
 
 // steps are the operations on files by which a blob becomes durable. Whatever
