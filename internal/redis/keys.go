@@ -27,6 +27,19 @@ const partitions = 64
 //	00…63    version           string  changes.go   counts writes that stamps tell of
 //	schema   schema            hash    schema.go    version, and oldest that may write
 //	lease    NAME              string  lease.go     holder's token; expires with the lease
+//	queue    jobs              hash    queue.go     a job by digest, open or dead (scripts.go)
+//	queue    jobs.open         zset    queue.go     open jobs in the order of lists
+//	queue    jobs.ready        zset    queue.go     those that may be taken, in their order
+//	queue    jobs.later        zset    queue.go     those that wait for a time
+//	queue    jobs.held         zset    queue.go     those that are leased, by the lease's end
+//	queue    jobs.line         zset    queue.go     open jobs by repository and turn
+//	queue    jobs.dead         zset    queue.go     those given up; Config.KeepDead of scheduler
+//	queue    jobs.turns        hash    queue.go     the last turn by priority, and the last number
+//	queue    jobs.paused       hash    queue_jobs.go  since when, by priority
+//	queue    jobs.tokens       hash    queue.go     digest by token of a lease
+//	queue    alive             zset    queue_alive.go  processes, by when they count as dead
+//	queue    heard             hash    queue_alive.go  the clock of alive
+//	queue    runs              hash    runs.go      the last run of a schedule, by name
 //
 // Partitions are of: a digest (image, blob, component: its first byte), a
 // repository (REGISTRY/REPO), else a hash of the name.

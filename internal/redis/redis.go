@@ -101,6 +101,7 @@ type DB struct {
 	stamps  *store.Stamps
 	changes *changes
 	leases  leases
+	queue   *queue
 }
 
 // Open connects, and brings an older schema up to date (schema.go). It fails when
@@ -135,11 +136,19 @@ func (db *DB) open(ctx context.Context) error {
 	if err := db.ensureSchema(ctx); err != nil {
 		return err
 	}
-	return db.startChanges(ctx)
+	if err := db.startChanges(ctx); err != nil {
+		return err
+	}
+	if err := db.startQueue(ctx); err != nil {
+		db.changes.stop()
+		return err
+	}
+	return nil
 }
 
 // Close ends what listens and closes the connections. Leases that are held run out.
 func (db *DB) Close() error {
+	db.stopQueue()
 	db.changes.stop()
 	db.leases.stop()
 	return db.rdb.Close()
