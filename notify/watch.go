@@ -152,6 +152,14 @@ func (w *Watcher) ChangedAll(images []digest.Digest) {
 	w.wakeUp()
 }
 
+// ChangedAny says that any image may have changed: those that did are looked for, as
+// far as stamps tell. It returns at once.
+func (w *Watcher) ChangedAny() {
+	w.mu.Lock()
+	w.over = true
+	w.mu.Unlock()
+}
+
 func (w *Watcher) wakeUp() {
 	select {
 	case w.wake <- struct{}{}:

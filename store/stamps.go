@@ -27,6 +27,9 @@ func TagKey(ref pratique.Ref) digest.Digest {
 	return digest.Digest("tag " + ref.Repository() + ":" + ref.Tag)
 }
 
+// ExceptionsKey is what the stamp of all exceptions is asked under.
+const ExceptionsKey digest.Digest = "exceptions"
+
 // stampShards is how many counters Stamps has, a power of two. Digests share
 // them: then a write about one makes what is kept of the other be read again,
 // which costs time and is never wrong.

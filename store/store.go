@@ -197,7 +197,8 @@ type PullLog interface {
 	ForgetPulls(ctx context.Context, before time.Time) error
 }
 
-// Exceptions keeps every exception there ever was: the list is the history.
+// Exceptions keeps every exception there ever was: the list is the history. What
+// writes moves the stamp of ExceptionsKey.
 type Exceptions interface {
 	// CreateException stores a new one; when the id is taken the error wraps
 	// ErrExists. Only Validate's rules are the caller's to check.

@@ -17,6 +17,7 @@ func (db *DB) CreateException(ctx context.Context, e pratique.Exception) error {
 	if err != nil {
 		return annotate(err, "exception %s", e.ID)
 	}
+	defer db.stamps.Changed(store.ExceptionsKey)
 	return annotate(db.write(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `INSERT INTO exceptions (name, created, doc) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, e.ID, nanos(e.Created), doc)
 		if err != nil {
@@ -31,6 +32,7 @@ func (db *DB) CreateException(ctx context.Context, e pratique.Exception) error {
 
 // RevokeException implements store.Exceptions.
 func (db *DB) RevokeException(ctx context.Context, id, by, why string, when time.Time) (pratique.Exception, error) {
+	defer db.stamps.Changed(store.ExceptionsKey)
 	var e pratique.Exception
 	err := db.write(ctx, func(tx *sql.Tx) error {
 		var doc []byte
