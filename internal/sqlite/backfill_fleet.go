@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/internal/packed"
 	"pratique/store"
 )
 
@@ -153,11 +154,11 @@ func (b *fleetBackfill) match(row, engine int64, vs []pratique.Vulnerability) er
 	if err := b.db.decode(doc, &c); err != nil {
 		return err
 	}
-	next := &record{component: c.ID(), History: store.FirstHistory(vs, time.Time{})}
+	next := &record{Component: c.ID(), History: store.FirstHistory(vs, time.Time{})}
 	for i := range next.Tracks {
 		t := &next.Tracks[i]
 		t.Phases[0].At = b.end // in no report yet
-		if seen, known := b.seen[next.component][t.ID]; known {
+		if seen, known := b.seen[next.Component][t.ID]; known {
 			t.Phases[0].At = seen
 		}
 		next.First = latestOf(next.First, t.Phases[0].At) // none of it is a change
@@ -182,7 +183,7 @@ func (b *fleetBackfill) occurrences() error {
 		if err := b.db.decode(doc, &os); err != nil {
 			return fmt.Errorf("occurrences: %w", err)
 		}
-		chunks, runs, err := split(os)
+		chunks, runs, err := packed.Split(os)
 		if err != nil {
 			return err
 		}
@@ -260,18 +261,16 @@ func (b *fleetBackfill) join(prev, next *head) error {
 			}
 		}
 	}
-	for i := range after.chunks {
-		after.chunks[i].since = since
+	for i := range after.Chunks {
+		after.Chunks[i].Since = since
 	}
 	// As if the report were put anew at end: what is new to the image began then.
-	now := img
-	now.chunks = slices.Clone(after.chunks)
-	for i := range now.chunks {
-		now.chunks[i].since = b.end
+	for i := range img.Since {
+		img.Since[i] = b.end
 	}
-	fresh := now.clocks(func(listed) bool { return true })
-	img.roster = after
-	later := img.clocks(func(listed) bool { return true })
+	fresh := img.Clocks(every)
+	img.Since = after.Since()
+	later := img.Clocks(every)
 	next.Findings = slices.DeleteFunc(slices.Clone(prev.Findings), func(f pratique.Finding) bool {
 		return f.Kind == pratique.KindVulnerability && f.Component != ""
 	})
@@ -285,13 +284,13 @@ func (b *fleetBackfill) join(prev, next *head) error {
 
 // image joins a roster from what the transaction sees.
 func (b *fleetBackfill) image(l roster) (*image, []int64, error) {
-	docs, err := readChunks(b.ctx, b.tx.QueryContext, b.db.codec, l.ids())
+	docs, err := readChunks(b.ctx, b.tx.QueryContext, b.db.codec, l.IDs())
 	if err != nil {
 		return nil, nil, err
 	}
 	var rows []int64
 	for _, c := range docs {
-		rows = append(rows, c.components...)
+		rows = append(rows, c.Components...)
 	}
 	slices.Sort(rows)
 	rows = slices.Compact(rows)
@@ -299,9 +298,9 @@ func (b *fleetBackfill) image(l roster) (*image, []int64, error) {
 	if err := readRecords(b.ctx, b.tx.QueryContext, b.db.codec, rows, records); err != nil {
 		return nil, nil, err
 	}
-	parts := make([]*part, len(l.chunks))
-	for i, c := range l.chunks {
-		if parts[i], err = newPart(docs[c.id], records); err != nil {
+	parts := make([]*part, len(l.Chunks))
+	for i, c := range l.Chunks {
+		if parts[i], err = packed.NewPart(docs[c.ID], records); err != nil {
 			return nil, nil, err
 		}
 	}

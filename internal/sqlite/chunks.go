@@ -2,191 +2,46 @@ package sqlite
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/internal/packed"
 )
 
 // errChunkGone says that a chunk was replaced since it was named: whoever read its
 // name reads again.
 var errChunkGone = errors.New("occurrences were replaced meanwhile")
 
-// chunkDoc is the occurrences of one layer in an image, in their order.
-type chunkDoc struct {
-	hash       []byte
-	layer      digest.Digest
-	components []pratique.ComponentID // distinct, in order of first use
-	records    []byte                 // packed: how many, then index of component and occurrence each
-}
-
-// split makes chunks of occurrences, by layer in order of first use, and says how
-// they interleave: runs of a chunk's index and a number of occurrences; nil when
-// the chunks follow one another.
-func split(os []pratique.Occurrence) ([]chunkDoc, []run, error) {
-	type part struct {
-		chunkDoc
-		index map[pratique.ComponentID]int
-		n     int
-		body  packer
-	}
-	var parts []*part
-	byLayer := make(map[digest.Digest]int)
-	var runs []run
-	for i := range os {
-		o := &os[i]
-		at, known := byLayer[o.Layer]
-		if !known {
-			at = len(parts)
-			byLayer[o.Layer] = at
-			parts = append(parts, &part{chunkDoc: chunkDoc{layer: o.Layer}, index: make(map[pratique.ComponentID]int)})
-		}
-		if n := len(runs); n > 0 && runs[n-1].chunk == at {
-			runs[n-1].length++
-		} else {
-			runs = append(runs, run{at, 1})
-		}
-		p := parts[at]
-		c, known := p.index[o.Component]
-		if !known {
-			c = len(p.components)
-			p.index[o.Component] = c
-			p.components = append(p.components, o.Component)
-		}
-		p.n++
-		p.body.uint(c)
-		p.body.occurrence(o)
-	}
-	out := make([]chunkDoc, len(parts))
-	for i, p := range parts {
-		named := newPacker()
-		named.str(p.layer.String())
-		for _, id := range p.components {
-			h, err := hash(id)
-			if err != nil {
-				return nil, nil, err
-			}
-			named.raw(h)
-		}
-		var records packer
-		records.uint(p.n)
-		records.raw(p.body.b)
-		named.raw(records.b)
-		sum := sha256.Sum256(named.b)
-		p.hash, p.records = sum[:16], records.b
-		out[i] = p.chunkDoc
-	}
-	if len(runs) == len(parts) {
-		runs = nil
-	}
-	return out, runs, nil
-}
-
-// run is a number of occurrences in a row from one chunk of a list.
-type run struct{ chunk, length int }
-
-// roster is which chunks an image has, and since when each is in force there.
-type roster struct {
-	chunks []listed
-	runs   []run
-}
-
-type listed struct {
-	id    int64
-	since time.Time
-}
-
 func packRoster(l roster) []byte {
-	p := newPacker()
-	p.uint(len(l.chunks))
-	for _, c := range l.chunks {
-		p.int(c.id)
-		p.at(c.since)
-	}
-	p.uint(len(l.runs))
-	for _, r := range l.runs {
-		p.uint(r.chunk)
-		p.uint(r.length)
-	}
-	return p.b
+	p := packed.NewPacker()
+	packed.PackRoster(p, l, (*packed.Packer).Int)
+	return p.Bytes()
 }
 
-func (c codec) unpackRoster(doc []byte) (l roster, err error) {
-	u, err := c.open(doc)
+func (c codec) unpackRoster(doc []byte) (roster, error) {
+	u, err := c.Unpack(doc)
 	if err != nil {
 		return roster{}, err
 	}
-	l.chunks = make([]listed, u.count())
-	for i := range l.chunks {
-		l.chunks[i] = listed{u.int(), u.at()}
+	l, err := packed.UnpackRoster(u, (*packed.Unpacker).Int)
+	if err != nil {
+		return roster{}, err
 	}
-	l.runs = make([]run, u.count())
-	for i := range l.runs {
-		l.runs[i] = run{u.uint(), u.uint()}
-		if l.runs[i].chunk >= len(l.chunks) {
-			return roster{}, errPacked
-		}
-	}
-	return l, u.err()
-}
-
-// same reports whether two lists are of the same occurrences.
-func (l roster) same(o roster) bool {
-	return slices.EqualFunc(l.chunks, o.chunks, func(a, b listed) bool { return a.id == b.id }) && slices.Equal(l.runs, o.runs)
-}
-
-// chunk is a chunk as stored.
-type chunk struct {
-	layer      digest.Digest
-	components []int64
-	records    unpacker
-}
-
-// each calls f for the occurrences of the components that want says, with the
-// component's index and the occurrence's place in the chunk.
-func (c *chunk) each(want func(component int) bool, f func(component, seq int, o pratique.Occurrence)) error {
-	u := c.records
-	n := u.count()
-	for i := range n {
-		at := u.uint()
-		if at < 0 || at >= len(c.components) {
-			return errPacked
-		}
-		if !want(at) {
-			for range 4 {
-				u.skip()
-			}
-			continue
-		}
-		o := u.occurrence()
-		o.Layer = c.layer
-		f(at, i, o)
-	}
-	return u.err()
+	return l, u.Err()
 }
 
 func (c codec) unpackChunk(doc []byte) (*chunk, error) {
-	u, err := c.open(doc)
+	u, err := c.Unpack(doc)
 	if err != nil {
 		return nil, err
 	}
-	out := &chunk{layer: digest.Digest(u.str())}
-	out.components = make([]int64, u.count())
-	for i := range out.components {
-		out.components[i] = u.int()
-	}
-	out.records = *u
-	if u.bad {
-		return nil, errPacked
-	}
-	return out, nil
+	return packed.UnpackChunk(u, (*packed.Unpacker).Int)
 }
 
 // querier is QueryContext of a transaction or of a pool.
@@ -258,13 +113,13 @@ func (db *DB) occurrences(ctx context.Context, image digest.Digest) ([]pratique.
 	if err != nil {
 		return nil, nil, err
 	}
-	chunks, err := readChunks(ctx, db.query, db.codec, l.ids())
+	chunks, err := readChunks(ctx, db.query, db.codec, l.IDs())
 	if err != nil {
 		return nil, nil, err
 	}
 	var rows []int64
 	for _, c := range chunks {
-		rows = append(rows, c.components...)
+		rows = append(rows, c.Components...)
 	}
 	slices.Sort(rows)
 	byRow, err := db.componentsByRow(ctx, slices.Compact(rows))
@@ -277,43 +132,19 @@ func (db *DB) occurrences(ctx context.Context, image digest.Digest) ([]pratique.
 		ids[row] = c.ID()
 		cs[ids[row]] = c
 	}
-	parts := make([][]pratique.Occurrence, len(l.chunks))
-	for i, at := range l.chunks {
-		c := chunks[at.id]
-		err := c.each(func(int) bool { return true }, func(component, _ int, o pratique.Occurrence) {
-			o.Component = ids[c.components[component]]
+	parts := make([][]pratique.Occurrence, len(l.Chunks))
+	for i, at := range l.Chunks {
+		c := chunks[at.ID]
+		err := c.Each(func(int) bool { return true }, func(component, _ int, o pratique.Occurrence) {
+			o.Component = ids[c.Components[component]]
 			parts[i] = append(parts[i], o)
 		})
 		if err != nil {
 			return nil, nil, err
 		}
 	}
-	os, err := weave(parts, l.runs)
+	os, err := packed.Weave(parts, l.Runs)
 	return os, cs, err
-}
-
-// weave puts what the chunks of a list have into the image's order.
-func weave[T any](parts [][]T, runs []run) ([]T, error) {
-	if len(runs) == 0 {
-		return slices.Concat(parts...), nil
-	}
-	var out []T
-	for _, r := range runs {
-		if r.length > len(parts[r.chunk]) {
-			return nil, errPacked
-		}
-		out = append(out, parts[r.chunk][:r.length]...)
-		parts[r.chunk] = parts[r.chunk][r.length:]
-	}
-	return out, nil
-}
-
-func (l roster) ids() []int64 {
-	out := make([]int64, len(l.chunks))
-	for i, c := range l.chunks {
-		out[i] = c.id
-	}
-	return out
 }
 
 // componentsByRow reads components; one that is not there is an error.

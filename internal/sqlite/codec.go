@@ -1,8 +1,6 @@
 package sqlite
 
 import (
-	"encoding/hex"
-	"fmt"
 	"hash/fnv"
 
 	"pratique"
@@ -23,14 +21,9 @@ func (c codec) encode(v any) ([]byte, error) { return c.Encode(v) }
 // decode reads what encode wrote.
 func (c codec) decode(b []byte, v any) error { return c.Decode(b, v) }
 
-// hash is a component id as stored.
-func hash(id pratique.ComponentID) ([]byte, error) {
-	b, err := hex.DecodeString(string(id))
-	if err != nil || len(b) != 16 {
-		return nil, fmt.Errorf("%w component id %q", pratique.ErrInvalid, string(id))
-	}
-	return b, nil
-}
+// packAbove is the size from which a packed document is compressed: most are read
+// more often than the disk is short of them.
+const packAbove = 4<<10 + 1
 
 // hash64 is how names are told apart in indexes: two that collide, which nobody
 // will see, make a component be matched once too often.
@@ -40,6 +33,4 @@ func hash64(s string) int64 {
 	return int64(h.Sum64()) //nolint:gosec // all bits, as SQLite has them
 }
 
-func componentID(hash []byte) pratique.ComponentID {
-	return pratique.ComponentID(hex.EncodeToString(hash))
-}
+func componentID(hash []byte) pratique.ComponentID { return packed.ComponentID(string(hash)) }

@@ -13,4 +13,4 @@ func FailCommits(db *DB, fail func(do func() error) error) {
 }
 
 // ForgetJoins makes the next reports be joined from the file.
-func ForgetJoins(db *DB) { db.joins.reset() }
+func ForgetJoins(db *DB) { db.joins.Reset() }

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/internal/packed"
 	"pratique/store"
 )
 
@@ -322,7 +323,7 @@ func (db *DB) ImagesWith(ctx context.Context, ids []pratique.ComponentID) ([]dig
 
 func (db *DB) imagesWith(ctx context.Context, ids []pratique.ComponentID) ([]int64, error) {
 	for _, id := range ids {
-		if _, err := hash(id); err != nil {
+		if _, err := packed.Hash(id); err != nil {
 			return nil, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/internal/packed"
 	"pratique/store"
 )
 
@@ -36,7 +37,7 @@ func (db *DB) Matches(ctx context.Context, e pratique.Engine, ids []pratique.Com
 			if doc == nil {
 				return nil
 			}
-			r, err := db.unpackRecord(doc)
+			r, err := db.UnpackRecord(doc)
 			if err == nil {
 				ms[id] = r.Vulnerabilities()
 			}
@@ -92,7 +93,7 @@ func (db *DB) PutMatches(ctx context.Context, e pratique.Engine, at time.Time, m
 	}
 	ids := make([]pratique.ComponentID, 0, len(ms))
 	for id := range ms {
-		if _, err := hash(id); err != nil {
+		if _, err := packed.Hash(id); err != nil {
 			return nil, annotate(err, "matches")
 		}
 		ids = append(ids, id)
@@ -120,7 +121,7 @@ func (db *DB) putMatches(ctx context.Context, e pratique.Engine, at time.Time, i
 		db.begun.forget()
 	}
 	// A commit that failed may have happened.
-	db.joins.forget(w.rows)
+	db.forget(w.rows)
 	db.movedStamps(ctx, w.rows)
 	if err != nil {
 		return nil, err
@@ -204,7 +205,7 @@ func (w *matchWriter) before(ctx context.Context, tx *prepared, ids []pratique.C
 		if doc == nil {
 			return nil
 		}
-		r, err := w.db.unpackRecord(doc)
+		r, err := w.db.UnpackRecord(doc)
 		b.history = r
 		return err
 	})
@@ -213,7 +214,7 @@ func (w *matchWriter) before(ctx context.Context, tx *prepared, ids []pratique.C
 
 func (w *matchWriter) one(ctx context.Context, tx *prepared, id pratique.ComponentID, b *was, vs []pratique.Vulnerability) error {
 	first := !b.engine.Valid
-	next := &record{component: id}
+	next := &record{Component: id}
 	var moved bool
 	switch {
 	case first:
@@ -247,9 +248,9 @@ func (w *matchWriter) record(ctx context.Context, tx *prepared, b *was, next *re
 		if err := w.db.decode(b.doc, &c); err != nil {
 			return err
 		}
-		next.name, next.ecosystem = c.Name, c.Context.Type
+		next.Name, next.Ecosystem = c.Name, c.Context.Type
 	}
-	doc, err := w.db.packRecord(next)
+	doc, err := w.db.PackRecord(next, packAbove)
 	if err != nil {
 		return err
 	}
@@ -354,19 +355,16 @@ func (s *spoken) of(rows []int64) []int64 {
 	defer s.mu.RUnlock()
 	out := make([]int64, 0, len(rows)/4)
 	for _, r := range rows {
-		if i := int(r / 64); i < len(s.bits) && s.bits[i]&(1<<(r%64)) != 0 {
+		if s.has(r) {
 			out = append(out, r)
 		}
 	}
 	return out
 }
 
-// any reports whether anything was said of any of rows.
-func (s *spoken) any(rows []int64) bool {
-	for _, r := range rows {
-		if i := int(r / 64); i < len(s.bits) && s.bits[i]&(1<<(r%64)) != 0 {
-			return true
-		}
-	}
-	return false
+// has reports whether anything was said of row; whoever set bits before uses it
+// alone.
+func (s *spoken) has(row int64) bool {
+	i := int(row / 64)
+	return i < len(s.bits) && s.bits[i]&(1<<(row%64)) != 0
 }

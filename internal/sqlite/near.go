@@ -26,7 +26,7 @@ func (db *DB) Near(ctx context.Context, images []digest.Digest) ([]digest.Digest
 				return err
 			}
 			l, err := db.unpackRoster(doc)
-			chunks[d] = l.ids()
+			chunks[d] = l.IDs()
 			return err
 		})
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/internal/packed"
 )
 
 // PutImage implements store.Components.
@@ -22,7 +23,7 @@ func (db *DB) PutImage(ctx context.Context, image digest.Digest, cs []pratique.C
 			return fmt.Errorf("components of %s: %w: occurrence of component %s, which is not among them", image, pratique.ErrInvalid, o.Component)
 		}
 	}
-	chunks, runs, err := split(os)
+	chunks, runs, err := packed.Split(os)
 	if err != nil {
 		return annotate(err, "components of %s", image)
 	}
@@ -40,14 +41,14 @@ type imageWriter struct {
 	given map[pratique.ComponentID]*pratique.Component
 }
 
-func (w *imageWriter) put(image digest.Digest, docs []chunkDoc, runs []run) error {
-	next := roster{runs: runs}
+func (w *imageWriter) put(image digest.Digest, docs []packed.NewChunk, runs []packed.Run) error {
+	next := roster{Runs: runs}
 	for i := range docs {
 		id, err := w.chunk(&docs[i])
 		if err != nil {
 			return err
 		}
-		next.chunks = append(next.chunks, listed{id: id})
+		next.Chunks = append(next.Chunks, listed{ID: id})
 	}
 	for id, c := range w.given { // of no occurrence
 		if _, err := w.component(id, c); err != nil {
@@ -62,26 +63,26 @@ func (w *imageWriter) put(image digest.Digest, docs []chunkDoc, runs []run) erro
 		if err := w.tx.row(w.ctx, `INSERT INTO scanned (digest, latest) VALUES (?, ?) RETURNING id`, []any{image.String(), packRoster(next)}, &row); err != nil {
 			return err
 		}
-		return w.link(row, nil, next.chunks)
+		return w.link(row, nil, next.Chunks)
 	case err != nil:
 		return err
 	}
 	before, err := w.db.unpackRoster(latest)
-	if err != nil || before.same(next) {
+	if err != nil || before.Same(next) {
 		return err
 	}
 	if err := w.tx.exec(w.ctx, `UPDATE scanned SET latest = ? WHERE id = ?`, packRoster(next), row); err != nil {
 		return err
 	}
-	keep := next.chunks
+	keep := next.Chunks
 	if standing != nil {
 		stands, err := w.db.unpackRoster(standing)
 		if err != nil {
 			return err
 		}
-		keep = append(slices.Clone(keep), stands.chunks...)
+		keep = append(slices.Clone(keep), stands.Chunks...)
 	}
-	return w.link(row, before.chunks, keep)
+	return w.link(row, before.Chunks, keep)
 }
 
 // link makes after the chunks that are known to be in the image, and removes those
@@ -89,30 +90,30 @@ func (w *imageWriter) put(image digest.Digest, docs []chunkDoc, runs []run) erro
 func (w *imageWriter) link(image int64, before, after []listed) error {
 	kept := make(map[int64]bool, len(after))
 	for _, c := range after {
-		if kept[c.id] {
+		if kept[c.ID] {
 			continue
 		}
-		kept[c.id] = true
-		if err := w.tx.exec(w.ctx, `INSERT INTO chunk_images (chunk, image) VALUES (?, ?) ON CONFLICT DO NOTHING`, c.id, image); err != nil {
+		kept[c.ID] = true
+		if err := w.tx.exec(w.ctx, `INSERT INTO chunk_images (chunk, image) VALUES (?, ?) ON CONFLICT DO NOTHING`, c.ID, image); err != nil {
 			return err
 		}
 	}
 	for _, c := range before {
-		if kept[c.id] {
+		if kept[c.ID] {
 			continue
 		}
-		if err := w.tx.exec(w.ctx, `DELETE FROM chunk_images WHERE chunk = ? AND image = ?`, c.id, image); err != nil {
+		if err := w.tx.exec(w.ctx, `DELETE FROM chunk_images WHERE chunk = ? AND image = ?`, c.ID, image); err != nil {
 			return err
 		}
 		var one int
-		err := w.tx.row(w.ctx, `SELECT 1 FROM chunk_images WHERE chunk = ? LIMIT 1`, []any{c.id}, &one)
+		err := w.tx.row(w.ctx, `SELECT 1 FROM chunk_images WHERE chunk = ? LIMIT 1`, []any{c.ID}, &one)
 		if !isNotFound(err) {
 			if err != nil {
 				return err
 			}
 			continue
 		}
-		if err := w.discard(c.id); err != nil {
+		if err := w.discard(c.ID); err != nil {
 			return err
 		}
 	}
@@ -124,7 +125,7 @@ func (w *imageWriter) discard(chunk int64) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range docs[chunk].components {
+	for _, c := range docs[chunk].Components {
 		if err := w.tx.exec(w.ctx, `DELETE FROM component_chunks WHERE component = ? AND chunk = ?`, c, chunk); err != nil {
 			return err
 		}
@@ -135,27 +136,24 @@ func (w *imageWriter) discard(chunk int64) error {
 
 // chunk returns the id of a chunk, made on first use with its components. Those of
 // its components need nothing more: a chunk is stored with them.
-func (w *imageWriter) chunk(d *chunkDoc) (int64, error) {
+func (w *imageWriter) chunk(d *packed.NewChunk) (int64, error) {
 	var id int64
-	err := w.tx.row(w.ctx, `SELECT id FROM chunks WHERE hash = ?`, []any{d.hash}, &id)
+	err := w.tx.row(w.ctx, `SELECT id FROM chunks WHERE hash = ?`, []any{[]byte(d.Hash)}, &id)
 	if !isNotFound(err) {
-		for _, c := range d.components {
+		for _, c := range d.Components {
 			delete(w.given, c)
 		}
 		return id, err
 	}
-	p := newPacker()
-	p.str(d.layer.String())
-	p.uint(len(d.components))
-	ids := make([]int64, len(d.components))
-	for i, c := range d.components {
+	ids := make([]int64, len(d.Components))
+	for i, c := range d.Components {
 		if ids[i], err = w.component(c, w.given[c]); err != nil {
 			return 0, err
 		}
-		p.int(ids[i])
 	}
-	p.raw(d.records)
-	if err := w.tx.row(w.ctx, `INSERT INTO chunks (hash, doc) VALUES (?, ?) RETURNING id`, []any{d.hash, w.db.close(p)}, &id); err != nil {
+	p := packed.NewPacker()
+	packed.PackChunk(p, d, ids, (*packed.Packer).Int)
+	if err := w.tx.row(w.ctx, `INSERT INTO chunks (hash, doc) VALUES (?, ?) RETURNING id`, []any{[]byte(d.Hash), w.db.Pack(p, packAbove)}, &id); err != nil {
 		return 0, err
 	}
 	for _, c := range ids {
@@ -168,7 +166,7 @@ func (w *imageWriter) chunk(d *chunkDoc) (int64, error) {
 
 // component returns the id of a component, made on first use with its keys.
 func (w *imageWriter) component(id pratique.ComponentID, c *pratique.Component) (int64, error) {
-	h, err := hash(id)
+	h, err := packed.Hash(id)
 	if err != nil {
 		return 0, err
 	}

@@ -33,7 +33,7 @@ func (db *DB) head(ctx context.Context, row rower, image digest.Digest) (h head,
 	if err := db.decode(doc, &h.Report); err != nil {
 		return head{}, err
 	}
-	if h.Findings, err = db.unpackFindings(findings); err != nil {
+	if h.Findings, err = db.UnpackFindings(findings); err != nil {
 		return head{}, err
 	}
 	if past != nil {
@@ -87,8 +87,8 @@ func (db *DB) report(ctx context.Context, h head, now engines) (pratique.Report,
 			past[h.past[i].Key()] = &h.past[i]
 		}
 	}
-	r.Findings = img.findings(r.Findings, past)
-	r.Changes = img.changes()
+	r.Findings = img.Findings(r.Findings, past)
+	r.Changes = img.Changes()
 	if now.current.seq != 0 && !later(begun{h.engine, r.Engine}, now.current) {
 		analyzer := r.Engine.Analyzer
 		r.Engine = now.current.Engine
@@ -204,7 +204,7 @@ func (s *settling) enforce(ctx context.Context, named []pratique.ComponentID) (j
 	if err := s.matched(ctx, img, named); err != nil {
 		return nil, nil, nil, err
 	}
-	if s.prev.standing != nil && before.same(after) {
+	if s.prev.standing != nil && before.Same(after) {
 		return nil, nil, nil, nil
 	}
 	old, err := s.db.joinImage(ctx, before)
@@ -213,37 +213,41 @@ func (s *settling) enforce(ctx context.Context, named []pratique.ComponentID) (j
 	}
 	stays := make(map[int64]listed)
 	byLayer := make(map[digest.Digest]listed)
-	for i, c := range before.chunks {
-		stays[c.id] = c
-		byLayer[old.parts[i].layer] = c
+	for i, c := range before.Chunks {
+		stays[c.ID] = c
+		byLayer[old.Parts[i].Layer] = c
 	}
-	for i, c := range after.chunks {
-		if was, ok := stays[c.id]; ok {
-			after.chunks[i].since = was.since
+	for i, c := range after.Chunks {
+		if was, ok := stays[c.ID]; ok {
+			after.Chunks[i].Since = was.Since
 		} else {
-			after.chunks[i].since = s.next.ScannedAt
+			after.Chunks[i].Since = s.next.ScannedAt
 		}
 	}
-	joined = old.clocks(func(listed) bool { return true })
-	fresh = img.clocks(func(c listed) bool { _, old := stays[c.id]; return !old })
+	img.Since = after.Since()
+	joined = old.Clocks(every)
+	fresh = img.Clocks(func(part int) bool { _, old := stays[after.Chunks[part].ID]; return !old })
 	// What is left of a layer goes on where it was: then little has to be remembered.
-	for i, c := range after.chunks {
-		if was, ok := byLayer[img.parts[i].layer]; ok && stays[c.id].id == 0 {
-			after.chunks[i].since = was.since
+	for i, c := range after.Chunks {
+		if was, ok := byLayer[img.Parts[i].Layer]; ok && stays[c.ID].ID == 0 {
+			after.Chunks[i].Since = was.Since
 		}
 	}
-	later = img.clocks(func(listed) bool { return true })
+	img.Since = after.Since()
+	later = img.Clocks(every)
 	s.next.standing = packRoster(after)
 	return joined, fresh, later, nil
 }
+
+func every(int) bool { return true }
 
 // matched makes sure that every component of the image was matched, and that it has
 // those that findings name. Where not all were matched with the report's engine since
 // it was begun, the report is that of Current: of it, it is known.
 func (s *settling) matched(ctx context.Context, img *image, named []pratique.ComponentID) error {
 	var rows []int64
-	for _, p := range img.parts {
-		rows = append(rows, p.components...)
+	for _, p := range img.Parts {
+		rows = append(rows, p.Components...)
 	}
 	slices.Sort(rows)
 	rows = slices.Compact(rows)
@@ -316,7 +320,7 @@ func (s *settling) store(ctx context.Context) error {
 	_, err = s.tx.ExecContext(ctx, `INSERT INTO reports (digest, state, scanned_at, database_at, doc, findings, past, engine) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (digest) DO UPDATE SET state = excluded.state, scanned_at = excluded.scanned_at, database_at = excluded.database_at,
 			doc = excluded.doc, findings = excluded.findings, past = excluded.past, engine = excluded.engine`,
-		r.Image.String(), string(r.State), nanos(r.ScannedAt), nanos(r.Engine.DatabaseAt), doc, s.db.packFindings(r.Findings), past, s.next.engine)
+		r.Image.String(), string(r.State), nanos(r.ScannedAt), nanos(r.Engine.DatabaseAt), doc, s.db.PackFindings(r.Findings, packAbove), past, s.next.engine)
 	if err != nil || slices.Equal(s.next.standing, s.prev.standing) {
 		return err
 	}
@@ -336,7 +340,7 @@ func (s *settling) store(ctx context.Context) error {
 		return err
 	}
 	w := &imageWriter{db: s.db, ctx: ctx, tx: prepare(s.tx)}
-	return w.link(id, before.chunks, after.chunks)
+	return w.link(id, before.Chunks, after.Chunks)
 }
 
 // reportsPage is how many digests ReportedImages reads at once.

@@ -26,6 +26,7 @@ import (
 	_ "modernc.org/sqlite" // registers the driver
 
 	"pratique"
+	"pratique/internal/packed"
 	"pratique/scheduler"
 	"pratique/store"
 )
@@ -78,7 +79,7 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 	if err := ensure(ctx, path); err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
-	db := &DB{lock: lock, stamps: store.NewStamps(), joins: newJoins(joinsSize), commit: (*sql.Tx).Commit}
+	db := &DB{lock: lock, stamps: store.NewStamps(), joins: packed.NewMemory[int64, int64](joinsSize), commit: (*sql.Tx).Commit}
 	if db.codec, err = newCodec(); err != nil {
 		return nil, err
 	}

@@ -1,8 +1,6 @@
-package sqlite
+package packed
 
 import (
-	"cmp"
-	"context"
 	"slices"
 	"time"
 
@@ -10,27 +8,18 @@ import (
 	"pratique/store"
 )
 
-// maxRereads is how often a reader begins anew because what it read was replaced
-// meanwhile.
-const maxRereads = 8
-
-// image is the occurrences of one image, joined with what is said of them.
-type image struct {
-	roster
-	parts []*part
+// Image is the occurrences of one image, joined with what is said of them.
+type Image[R comparable] struct {
+	// Since is when each part came into force.
+	Since []time.Time
+	Parts []*Part[R]
 	whole *joint // if keys of clocks meet in several parts: all of them as one
 }
 
-func (db *DB) joinImage(ctx context.Context, l roster) (*image, error) {
-	parts, err := db.parts(ctx, l.chunks)
-	if err != nil {
-		return nil, err
-	}
-	return newImage(l, parts), nil
-}
-
-func newImage(l roster, parts []*part) *image {
-	img := &image{roster: l, parts: parts}
+// NewImage joins parts, which came into force at times, and interleave as runs say
+// (see Split).
+func NewImage[R comparable](parts []*Part[R], since []time.Time, runs []Run) *Image[R] {
+	img := &Image[R]{Since: since, Parts: parts}
 	if !meet(parts) {
 		return img
 	}
@@ -42,13 +31,13 @@ func newImage(l roster, parts []*part) *image {
 			places[i] = append(places[i], &own)
 		}
 	}
-	j := join(l.order(places))
+	j := join(order(places, runs))
 	img.whole = &j
 	return img
 }
 
 // meet reports whether a package and path of one part is in another.
-func meet(parts []*part) bool {
+func meet[R comparable](parts []*Part[R]) bool {
 	n, with := 0, 0
 	for _, p := range parts {
 		if n += len(p.pairs); len(p.pairs) > 0 {
@@ -68,38 +57,38 @@ func meet(parts []*part) bool {
 
 // order puts places, which are only some of the occurrences of each chunk, into the
 // image's order.
-func (l roster) order(places [][]*place) []*place {
-	if len(l.runs) == 0 {
+func order(places [][]*place, runs []Run) []*place {
+	if len(runs) == 0 {
 		return slices.Concat(places...)
 	}
 	var out []*place
 	read := make([]int, len(places)) // occurrences of each chunk so far
-	for _, r := range l.runs {
-		read[r.chunk] += r.length
-		for len(places[r.chunk]) > 0 && places[r.chunk][0].seq < read[r.chunk] {
-			out = append(out, places[r.chunk][0])
-			places[r.chunk] = places[r.chunk][1:]
+	for _, r := range runs {
+		read[r.Chunk] += r.Length
+		for len(places[r.Chunk]) > 0 && places[r.Chunk][0].seq < read[r.Chunk] {
+			out = append(out, places[r.Chunk][0])
+			places[r.Chunk] = places[r.Chunk][1:]
 		}
 	}
 	return out
 }
 
 // joints yields what is joined, with the part that the first of its parts is.
-func (img *image) joints(yield func(j *joint, first int) bool) {
+func (img *Image[R]) joints(yield func(j *joint, first int) bool) {
 	if img.whole != nil {
 		yield(img.whole, 0)
 		return
 	}
-	for i, p := range img.parts {
+	for i, p := range img.Parts {
 		if !yield(&p.joint, i) {
 			return
 		}
 	}
 }
 
-// findings are those of the image, worst first, with own among them, which must be in
+// Findings are those of the image, worst first, with own among them, which must be in
 // that order.
-func (img *image) findings(own []pratique.Finding, past map[store.Key]*store.Past) []pratique.Finding {
+func (img *Image[R]) Findings(own []pratique.Finding, past map[store.Key]*store.Past) []pratique.Finding {
 	type source struct {
 		*joint
 		first int
@@ -126,7 +115,7 @@ func (img *image) findings(own []pratique.Finding, past map[store.Key]*store.Pas
 		}
 		s := &sources[worst]
 		it := &s.items[s.next]
-		f := store.FindingOf(&it.Occurrence, it.name, it.ecosystem, &it.Vulnerability)
+		f := store.FindingOf(&it.Occurrence, it.Name, it.Ecosystem, &it.Vulnerability)
 		f.FirstSeen, f.Milestones = img.clock(&s.groups[it.group], s.first, past)
 		for len(own) > 0 && store.WorseFirst(&own[0], &f) < 0 {
 			out, own = append(out, own[0]), own[1:]
@@ -140,13 +129,13 @@ func (img *image) findings(own []pratique.Finding, past map[store.Key]*store.Pas
 }
 
 // clock is when findings of a group got worse.
-func (img *image) clock(g *group, first int, past map[store.Key]*store.Past) (time.Time, []pratique.Milestone) {
+func (img *Image[R]) clock(g *group, first int, past map[store.Key]*store.Past) (time.Time, []pratique.Milestone) {
 	var before *store.Past
 	if len(past) > 0 {
 		before = past[g.Key]
 	}
 	if len(g.tracks) == 1 && len(g.tracks[0].phases) == 1 && before == nil { // nearly all
-		at, since := g.tracks[0].phases[0].At, img.chunks[first+g.tracks[0].part].since
+		at, since := g.tracks[0].phases[0].At, img.Since[first+g.tracks[0].part]
 		if at.Before(since) {
 			at = since
 		}
@@ -154,7 +143,7 @@ func (img *image) clock(g *group, first int, past map[store.Key]*store.Past) (ti
 	}
 	ms := img.replay(g, first)
 	if before != nil {
-		ms = append(slices.Clone(before.Milestones), store.From(ms, before.Until)...)
+		ms = believed(before, ms)
 	}
 	ms = store.Fold(ms)
 	if len(ms) < 2 {
@@ -163,24 +152,25 @@ func (img *image) clock(g *group, first int, past map[store.Key]*store.Past) (ti
 	return ms[0].At, slices.Clip(ms)
 }
 
-func (img *image) replay(g *group, first int) []pratique.Milestone {
+func (img *Image[R]) replay(g *group, first int) []pratique.Milestone {
 	var ms []pratique.Milestone
 	for _, t := range g.tracks {
-		ms = store.Replay(ms, t.phases, img.chunks[first+t.part].since)
+		ms = store.Replay(ms, t.phases, img.Since[first+t.part])
 	}
 	return ms
 }
 
-// clocks are those of all that was ever found at the places that want says, by key.
-func (img *image) clocks(want func(chunk listed) bool) store.Clocks {
+// Clocks are those of all that was ever found in the parts that want says, by key, not
+// folded.
+func (img *Image[R]) Clocks(want func(part int) bool) store.Clocks {
 	out := make(store.Clocks)
 	for j, first := range img.joints {
 		for i := range j.groups {
 			g := &j.groups[i]
 			var ms []pratique.Milestone
 			for _, t := range g.tracks {
-				if c := img.chunks[first+t.part]; want(c) {
-					ms = store.Replay(ms, t.phases, c.since)
+				if at := first + t.part; want(at) {
+					ms = store.Replay(ms, t.phases, img.Since[at])
 				}
 			}
 			if len(ms) > 0 {
@@ -191,12 +181,12 @@ func (img *image) clocks(want func(chunk listed) bool) store.Clocks {
 	return out
 }
 
-// changes are those since the occurrences came into force.
-func (img *image) changes() []pratique.FindingChange {
+// Changes are those since the occurrences came into force.
+func (img *Image[R]) Changes() []pratique.FindingChange {
 	var out []pratique.FindingChange
 	for j, first := range img.joints {
 		for i := range j.moves {
-			if m := &j.moves[i]; m.At.After(img.chunks[first+m.part].since) {
+			if m := &j.moves[i]; m.At.After(img.Since[first+m.part]) {
 				out = append(out, m.FindingChange)
 			}
 		}
@@ -209,11 +199,20 @@ func (img *image) changes() []pratique.FindingChange {
 	return out
 }
 
-// later reports whether a is later than b in order of Begin or, where one of them was
-// never begun, by the time of their databases.
-func later(a, b begun) bool {
-	if a.seq != 0 && b.seq != 0 {
-		return a.seq > b.seq
+// believed is what an image went through, by what is remembered of it and by what
+// histories say. Where a clock of a machine went back, a database may have said
+// something for the first time in a time that histories are not believed of: it is
+// all that is known then.
+func believed(before *store.Past, ms []pratique.Milestone) []pratique.Milestone {
+	out := append(slices.Clone(before.Milestones), store.From(ms, before.Until)...)
+	if len(out) > 0 {
+		return out
 	}
-	return cmp.Or(a.DatabaseAt.Compare(b.DatabaseAt), 0) > 0
+	last := ms[0]
+	for _, m := range ms[1:] {
+		if m.At.After(last.At) {
+			last = m
+		}
+	}
+	return []pratique.Milestone{last}
 }

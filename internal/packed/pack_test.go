@@ -1,4 +1,4 @@
-package sqlite
+package packed
 
 import (
 	"fmt"
@@ -40,7 +40,7 @@ func fill(v reflect.Value, n *int) {
 // TestPackedWhole: no field is forgotten by the documents that are no JSON; a new
 // one has to be packed, under another packVersion.
 func TestPackedWhole(t *testing.T) {
-	docs, err := newCodec()
+	docs, err := NewCodec()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,52 +49,52 @@ func TestPackedWhole(t *testing.T) {
 	for i := range fs[:2] { // the third is empty
 		fill(reflect.ValueOf(&fs[i]).Elem(), &n)
 	}
-	got, err := docs.unpackFindings(docs.packFindings(fs[:]))
+	got, err := docs.UnpackFindings(docs.PackFindings(fs[:], 4096))
 	if d := cmp.Diff(fs[:], got); err != nil || d != "" {
 		t.Errorf("findings: %v (-want +got):\n%s", err, d)
 	}
-	r := record{component: "0123456789abcdef0123456789abcdef", name: "name", ecosystem: "debian"}
+	r := Record{Component: "0123456789abcdef0123456789abcdef", Name: "name", Ecosystem: "debian"}
 	fill(reflect.ValueOf(&r.History).Elem(), &n)
 	r.Tracks = append(r.Tracks, store.Track{Vulnerability: pratique.Vulnerability{ID: "usual"}, Phases: []store.Phase{{At: r.First}}})
-	doc, err := docs.packRecord(&r)
+	doc, err := docs.PackRecord(&r, 4096)
 	if err != nil {
 		t.Fatal(err)
 	}
-	back, err := docs.unpackRecord(doc)
-	if d := cmp.Diff(r, *back, cmp.AllowUnexported(record{})); err != nil || d != "" {
+	back, err := docs.UnpackRecord(doc)
+	if d := cmp.Diff(r, *back); err != nil || d != "" {
 		t.Errorf("record: %v (-want +got):\n%s", err, d)
 	}
 	for i := range doc { // damage is an error, never a shorter list
-		if back, err := docs.unpackRecord(doc[:i]); err == nil {
+		if back, err := docs.UnpackRecord(doc[:i]); err == nil {
 			t.Fatalf("cut at %d of %d: %+v", i, len(doc), back)
 		}
 	}
 	var o pratique.Occurrence
 	fill(reflect.ValueOf(&o).Elem(), &n)
-	p := newPacker()
-	p.occurrence(&o)
-	u, err := docs.open(p.b)
+	p := NewPacker()
+	p.Occurrence(&o)
+	u, err := docs.Unpack(p.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
-	back2 := u.occurrence()
+	back2 := u.Occurrence()
 	back2.Component, back2.Layer = o.Component, o.Layer // the chunk's to say
-	if d := cmp.Diff(o, back2); d != "" || u.err() != nil {
-		t.Errorf("occurrence: %v (-want +got):\n%s", u.err(), d)
+	if d := cmp.Diff(o, back2); d != "" || u.Err() != nil {
+		t.Errorf("occurrence: %v (-want +got):\n%s", u.Err(), d)
 	}
 }
 
-// TestJoinsAreBounded: what is kept in memory stays within its limit, and nothing of
+// TestMemoryIsBounded: what is kept in memory stays within its limit, and nothing of
 // what was dropped is left.
-func TestJoinsAreBounded(t *testing.T) {
-	j := newJoins(200_000)
-	part := func(id int64) *part {
-		r := &record{component: "c", name: fmt.Sprint(id), History: store.FirstHistory([]pratique.Vulnerability{{ID: "CVE-1", Title: "t"}}, time.Unix(1, 0))}
-		return &part{components: []int64{id, 1000}, held: []holding{{id, r}, {1000, r}}, size: 1000}
+func TestMemoryIsBounded(t *testing.T) {
+	j := NewMemory[int64, int64](200_000)
+	part := func(id int64) *Part[int64] {
+		r := &Record{Component: "c", Name: fmt.Sprint(id), History: store.FirstHistory([]pratique.Vulnerability{{ID: "CVE-1", Title: "t"}}, time.Unix(1, 0))}
+		return &Part[int64]{Components: []int64{id, 1000}, held: []holding[int64]{{id, r}, {1000, r}}, size: 1000}
 	}
 	for id := range int64(500) {
-		_, gen := j.find(nil, nil)
-		j.keep(id+1, part(id), gen)
+		_, gen := j.Find(nil, nil)
+		j.Keep(id+1, part(id), gen)
 		if j.size > j.limit {
 			t.Fatalf("%d bytes kept, at most %d", j.size, j.limit)
 		}
@@ -102,16 +102,16 @@ func TestJoinsAreBounded(t *testing.T) {
 	if n := len(j.parts); n < 50 || n > 250 || len(j.records) != n+1 {
 		t.Errorf("%d parts, %d records", n, len(j.records))
 	}
-	j.forget([]int64{499})
+	j.Forget(func(r int64) bool { return r == 499 })
 	if j.parts[500] != nil || j.parts[499] == nil {
 		t.Error("forgot something else")
 	}
-	_, gen := j.find(nil, nil)
-	j.forget([]int64{1000})
+	_, gen := j.Find(nil, nil)
+	j.Forget(func(r int64) bool { return r == 1000 })
 	if len(j.parts) != 0 || len(j.records) != 0 || j.size != 0 {
 		t.Errorf("%d parts, %d records, %d bytes of what was forgotten", len(j.parts), len(j.records), j.size)
 	}
-	j.keep(1, part(1), gen)
+	j.Keep(1, part(1), gen)
 	if len(j.parts) != 0 {
 		t.Error("what was read before something changed is kept")
 	}
