@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique"
+	"pratique/store"
 )
 
 // outcome is how a request ended, for logs and metrics.
@@ -26,6 +27,7 @@ const (
 	outcomeInvalid  outcome = "invalid"  // the client's mistake
 	outcomeLimited  outcome = "limited"  // an upstream told us to come later
 	outcomeUpstream outcome = "upstream" // an upstream failed
+	outcomeAway     outcome = "away"     // the state or the storage did not answer
 	outcomeFailed   outcome = "failed"   // Pratique failed
 	outcomeCanceled outcome = "canceled" // the client left
 )
@@ -52,6 +54,8 @@ func (a *access) fail(ctx context.Context, e *Error) {
 	switch {
 	case errors.Is(e, context.Canceled) && ctx.Err() != nil:
 		a.outcome = outcomeCanceled
+	case errors.Is(e, store.ErrUnreachable):
+		a.outcome = outcomeAway
 	case errors.Is(e, pratique.ErrPending):
 		a.outcome = outcomePending
 	case e.Code == codeInternal, errors.Is(e, syscall.ENOSPC), errors.Is(e, syscall.EDQUOT):

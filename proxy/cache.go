@@ -44,6 +44,19 @@ type CacheConfig struct {
 	// ManifestMemory bounds the bytes of manifests kept in memory. If zero,
 	// 32 MiB.
 	ManifestMemory int64
+	// Leases make one of several replicas fetch a blob; the others serve what it
+	// stored. If nil, this process is alone.
+	Leases store.Leases
+	// FollowPoll is how often it is looked whether another replica has stored a blob
+	// that it fetches, when no word of it comes. If zero, 1 s.
+	FollowPoll time.Duration
+	// FollowHold is how long a request for a blob that another replica fetches is
+	// held before it is answered with a header whose body follows when the blob is
+	// stored: containerd and docker wait 30 s for a header. If zero, 15 s.
+	FollowHold time.Duration
+	// Reach tells whether the state answers. While it does not, manifests that are not
+	// known here are not fetched: they could not be recorded. If nil, it always does.
+	Reach store.Reach
 	// DiskFull is told when a write failed for want of space, and reports whether
 	// room will be made. It must not block. If nil, none is.
 	DiskFull func() bool
@@ -68,6 +81,8 @@ func (cfg *CacheConfig) setDefaults() {
 	def(&cfg.RevalidateTimeout, 5*time.Second)
 	def(&cfg.FetchTimeout, time.Minute)
 	def(&cfg.ResumePause, 100*time.Millisecond)
+	def(&cfg.FollowPoll, time.Second)
+	def(&cfg.FollowHold, 15*time.Second)
 	if cfg.MaxBlobSize == 0 {
 		cfg.MaxBlobSize = 20 << 30
 	}
@@ -97,12 +112,15 @@ type Cache struct {
 	cfg       CacheConfig
 	metrics   cacheMetrics
 
-	manifests *lru[pratique.Ref, Manifest]       // by repository and digest
-	checked   *lru[pratique.Ref, store.TagState] // by repository and tag
-	flights   singleflight.Group
-	tasks     tasks
-	transfers transfers
-	full      atomic.Int64 // when a full disk was last logged, Unix nanoseconds
+	reach *reach
+
+	manifests *lru[pratique.Ref, Manifest] // by repository and digest
+	// answers of upstreams that could not be recorded, by repository and tag
+	unrecorded *lru[pratique.Ref, store.TagState]
+	flights    singleflight.Group
+	tasks      tasks
+	transfers  transfers
+	full       atomic.Int64 // when a full disk was last logged, Unix nanoseconds
 }
 
 var _ Registry = (*Cache)(nil)
@@ -117,7 +135,9 @@ func NewCache(upstreams map[string]Upstream, blobs *store.Blobs, catalog store.C
 		cfg:       cfg,
 		metrics:   newCacheMetrics(cfg.Metrics),
 		manifests: newLRU[pratique.Ref](cfg.ManifestMemory, func(m Manifest) int64 { return int64(2*len(m.Raw)) + 1024 }),
-		checked:   newLRU[pratique.Ref](10_000, func(store.TagState) int64 { return 1 }),
+		reach:     &reach{state: cfg.Reach},
+
+		unrecorded: newLRU[pratique.Ref](10_000, func(store.TagState) int64 { return 1 }),
 	}
 	c.transfers.running = make(map[digest.Digest]*transfer)
 	c.Use(upstreams)
@@ -144,9 +164,21 @@ func (c *Cache) upstream(ref pratique.Ref) (Upstream, error) {
 	return nil, Errorf(CodeDenied, "upstream %q is not configured", ref.Registry)
 }
 
+// state is a failure of what is kept about bytes. One that does not answer is no
+// reason to say that something does not exist.
+func (c *Cache) state(err error) error {
+	if c.reach.note(err) {
+		return stateAway(err)
+	}
+	return c.storage(err)
+}
+
 // storage is a failure of our own disk or store. A full disk is worth saying:
 // what is cached goes on being served.
 func (c *Cache) storage(err error) error {
+	if unanswered(err) {
+		return bytesAway(err)
+	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		e := Unavailable(http.StatusServiceUnavailable, "the disk of the cache is full: %w", err)
 		e.Message = "the disk of the cache is full" // without the path

@@ -27,7 +27,8 @@ func (c *Cache) Tags(ctx context.Context, r Request) (TagList, error) {
 
 func (c *Cache) tagList(ctx context.Context, up Upstream, ref pratique.Ref) ([]string, error) {
 	known, at, knownErr := c.tags.TagList(ctx, ref)
-	if knownErr != nil && !errors.Is(knownErr, pratique.ErrNotFound) {
+	// Without the state the upstream is asked: names are no content.
+	if knownErr != nil && !errors.Is(knownErr, pratique.ErrNotFound) && !c.reach.note(knownErr) {
 		return nil, c.storage(knownErr)
 	}
 	if age := c.cfg.Now().Sub(at); knownErr == nil && age >= 0 && age < c.cfg.TagTTL {
@@ -40,7 +41,11 @@ func (c *Cache) tagList(ctx context.Context, up Upstream, ref pratique.Ref) ([]s
 		if err != nil {
 			return nil, err
 		}
+		if c.reach.away() {
+			return tags, nil
+		}
 		if err := c.tags.SetTagList(ctx, ref, tags, asked); err != nil {
+			c.reach.note(err)
 			// The list is right all the same.
 			c.cfg.Log.Error("A list of tags could not be recorded", "repository", ref.Repository(), "err", err)
 		}

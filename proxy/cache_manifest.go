@@ -39,6 +39,9 @@ func (c *Cache) byDigest(ctx context.Context, up Upstream, ref pratique.Ref) (Ma
 	if !errors.Is(err, pratique.ErrNotFound) {
 		return m, err
 	}
+	if c.reach.away() {
+		return Manifest{}, stateAway(nil) // that the repository holds it could not be recorded
+	}
 	reference := ref.Digest.String()
 	return once(ctx, c, "manifest "+ref.Repository()+"@"+reference, func(ctx context.Context) (Manifest, error) {
 		mediaType, raw, err := up.Manifest(ctx, ref.Repo, reference)
@@ -62,14 +65,14 @@ func (c *Cache) local(ctx context.Context, ref pratique.Ref) (Manifest, error) {
 	}
 	holders, err := c.catalog.Holders(ctx, ref, ref.Digest)
 	if err != nil {
-		return Manifest{}, err
+		return Manifest{}, c.state(err)
 	}
 	if len(holders) == 0 || holders[0] != ref.Digest {
 		return Manifest{}, fmt.Errorf("manifest %s in %s: %w", ref.Digest, ref.Repository(), pratique.ErrNotFound)
 	}
 	img, err := c.catalog.Image(ctx, ref.Digest)
 	if err != nil {
-		return Manifest{}, err
+		return Manifest{}, c.state(err)
 	}
 	raw, err := c.blobs.ReadAll(ctx, ref.Digest, pratique.MaxManifestSize)
 	switch {
@@ -80,7 +83,7 @@ func (c *Cache) local(ctx context.Context, ref pratique.Ref) (Manifest, error) {
 		}
 		return Manifest{}, fmt.Errorf("manifest %s: %w", ref.Digest, pratique.ErrNotFound)
 	case err != nil:
-		return Manifest{}, err
+		return Manifest{}, c.storage(err)
 	}
 	m := Manifest{Image: img, Raw: raw, Hit: true}
 	c.manifests.put(key, m)
@@ -99,11 +102,11 @@ func (c *Cache) keep(ctx context.Context, ref pratique.Ref, mediaType string, ra
 		return Manifest{}, c.storage(err)
 	}
 	if err := c.catalog.Link(ctx, ref, img, c.cfg.Now()); err != nil {
-		return Manifest{}, c.storage(err)
+		return Manifest{}, c.state(err)
 	}
 	// Read back for FirstSeen, which only the catalog knows.
 	if img, err = c.catalog.Image(ctx, img.Digest); err != nil {
-		return Manifest{}, c.storage(err)
+		return Manifest{}, c.state(err)
 	}
 	m := Manifest{Image: img, Raw: raw}
 	hit := m
@@ -183,6 +186,9 @@ func (c *Cache) revalidate(ctx context.Context, up Upstream, ref pratique.Ref, s
 // no quota on Docker Hub and no bytes anywhere.
 func (c *Cache) ask(ctx context.Context, up Upstream, ref pratique.Ref, state store.TagState) (Manifest, error) {
 	if state.Digest == "" {
+		if c.reach.away() {
+			return Manifest{}, stateAway(nil)
+		}
 		mediaType, raw, err := up.Manifest(ctx, ref.Repo, ref.Tag)
 		if err != nil {
 			return Manifest{}, err
@@ -198,23 +204,31 @@ func (c *Cache) ask(ctx context.Context, up Upstream, ref pratique.Ref, state st
 
 // tagState is what is known of a tag; its Digest is empty when nothing is.
 func (c *Cache) tagState(ctx context.Context, ref pratique.Ref) (store.TagState, error) {
-	if s, ok := c.checked.get(tagKey(ref)); ok && c.cfg.Now().Sub(s.CheckedAt) < c.cfg.TagTTL {
-		return s, nil
-	}
 	s, err := c.tags.Tag(ctx, ref)
-	if errors.Is(err, pratique.ErrNotFound) {
+	// What could not be recorded is known to this process alone.
+	if u, ok := c.unrecorded.get(tagKey(ref)); ok && (errors.Is(err, pratique.ErrNotFound) || errors.Is(err, store.ErrUnreachable) || err == nil && u.CheckedAt.After(s.CheckedAt)) {
+		return u, nil
+	}
+	switch {
+	case errors.Is(err, pratique.ErrNotFound):
 		return store.TagState{}, nil
-	} else if err != nil {
-		return store.TagState{}, c.storage(err)
+	case err != nil:
+		return store.TagState{}, c.state(err)
 	}
 	return s, nil
 }
 
-// setTag records an answer of the upstream. When that fails (a full disk) the
-// answer is right all the same: it is given, and asked for again later.
+// setTag records an answer of the upstream. When that cannot be done (a full disk, a
+// state that is away) the answer is right all the same: it is given, and asked for
+// again later.
 func (c *Cache) setTag(ctx context.Context, ref pratique.Ref, s store.TagState) {
-	c.checked.put(tagKey(ref), s)
+	if c.reach.away() {
+		c.unrecorded.put(tagKey(ref), s)
+		return
+	}
 	if err := c.tags.SetTag(ctx, ref, s); err != nil {
+		c.unrecorded.put(tagKey(ref), s)
+		c.reach.note(err)
 		c.cfg.Log.Error("A tag could not be recorded", "ref", ref.String(), "err", err)
 	}
 }
@@ -232,12 +246,12 @@ func (c *Cache) sizeOf(ctx context.Context, ref pratique.Ref, d digest.Digest) (
 	if errors.Is(err, pratique.ErrNotFound) {
 		return -1, nil
 	} else if err != nil {
-		return 0, c.storage(err)
+		return 0, c.state(err)
 	}
 	for _, h := range holders {
 		img, err := c.catalog.Image(ctx, h)
 		if err != nil {
-			return 0, c.storage(err)
+			return 0, c.state(err)
 		}
 		if h == d {
 			return img.Size, nil

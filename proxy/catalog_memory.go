@@ -19,10 +19,15 @@ const catalogMemoryLimit = 16 << 20
 // answer, "not found" included, is given again while the stamp of its digest,
 // taken before asking, is the same; failures are never kept. What it returns is
 // shared and must not be changed.
+//
+// If stamps is a store.Reach as well, the catalog is not asked while that is away:
+// what is in memory is given, and everything else is store.ErrUnreachable, "not
+// found" included.
 func RememberCatalog(catalog store.Catalog, stamps store.Stamper) store.Catalog {
 	return &catalogMemory{
 		Catalog: catalog,
 		stamps:  stamps,
+		reach:   reachOf(stamps),
 		images: newLRU[digest.Digest](catalogMemoryLimit/2, func(e stamped[pratique.Image]) int64 {
 			return weigh(e.value) + entryWeight
 		}),
@@ -76,34 +81,48 @@ type catalogMemory struct {
 	store.Catalog // Link and Images
 
 	stamps  store.Stamper
+	reach   *reach
 	images  *lru[digest.Digest, stamped[pratique.Image]]
 	holders *lru[pratique.Ref, stamped[[]digest.Digest]]
 }
 
 // Image implements store.Catalog.
 func (m *catalogMemory) Image(ctx context.Context, d digest.Digest) (pratique.Image, error) {
-	return remember(m.images, d, m.stamps.Stamp(d), func() (pratique.Image, error) {
+	return remember(m.images, d, m.stamps.Stamp(d), m.reach, func() (pratique.Image, error) {
 		return m.Catalog.Image(ctx, d)
 	})
 }
 
 // Holders implements store.Catalog.
 func (m *catalogMemory) Holders(ctx context.Context, ref pratique.Ref, d digest.Digest) ([]digest.Digest, error) {
-	return remember(m.holders, contentKey(ref, d), m.stamps.Stamp(d), func() ([]digest.Digest, error) {
+	return remember(m.holders, contentKey(ref, d), m.stamps.Stamp(d), m.reach, func() ([]digest.Digest, error) {
 		hs, err := m.Catalog.Holders(ctx, ref, d)
 		return slices.Clip(hs), err // so that an append does not write into it
 	})
 }
 
+// reachOf is nil unless the stamps are those of a state that others share.
+func reachOf(stamps store.Stamper) *reach {
+	if r, ok := stamps.(store.Reach); ok {
+		return &reach{state: r}
+	}
+	return nil
+}
+
 // remember answers from memory if that was filled under the same stamp, else
 // asks. The stamp was taken before: a write that comes in between makes what is
 // kept here old at once.
-func remember[K comparable, V any](memory *lru[K, stamped[V]], key K, stamp uint64, ask func() (V, error)) (V, error) {
-	if e, ok := memory.get(key); ok && e.stamp == stamp {
-		if !e.found {
-			return e.value, pratique.ErrNotFound
-		}
+func remember[K comparable, V any](memory *lru[K, stamped[V]], key K, stamp uint64, state *reach, ask func() (V, error)) (V, error) {
+	e, ok := memory.get(key)
+	ok = ok && e.stamp == stamp
+	switch {
+	case ok && e.found:
 		return e.value, nil
+	case state.away():
+		var zero V
+		return zero, store.ErrUnreachable
+	case ok:
+		return e.value, pratique.ErrNotFound
 	}
 	v, err := ask()
 	if err == nil || errors.Is(err, pratique.ErrNotFound) {

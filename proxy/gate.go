@@ -50,6 +50,7 @@ const (
 	defaultMaxHeld     = 1000
 	defaultRetryAfter  = 5 * time.Second
 	defaultMaxChildren = 64
+	defaultFailureAge  = 24 * time.Hour
 )
 
 // GateConfig is what NewGate may be told besides its collaborators.
@@ -83,6 +84,14 @@ type GateConfig struct {
 	// Stamps tell whether a report may have changed, so that a verdict made
 	// before need not be made again. If nil, every request is decided anew.
 	Stamps store.Stamper
+	// Reach tells whether the state answers that replicas share. If nil, it always
+	// does.
+	Reach store.Reach
+	// Failure is what is answered while it does not. If empty, serve-last: with Stamps,
+	// decisions that this gate made before are given again; without, none are.
+	Failure FailureMode
+	// FailureAge is how old the report behind such a decision may be. If zero, 24 h.
+	FailureAge time.Duration
 	// Metrics registers the gate's metrics. If nil, nothing is exported.
 	Metrics prometheus.Registerer
 	// Now is the clock of decisions. If nil, time.Now.
@@ -104,6 +113,7 @@ type Gate struct {
 	policies Policies
 	cfg      GateConfig
 	metrics  *gateMetrics
+	reach    *reach
 	memory   *verdicts
 	held     atomic.Int64 // requests that wait now
 }
@@ -127,9 +137,15 @@ func NewGate(next Registry, scans Scans, catalog store.Catalog, policies Policie
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	g := &Gate{next: next, scans: scans, catalog: catalog, policies: policies, cfg: cfg}
-	g.metrics = newGateMetrics(cfg.Metrics)
-	g.memory = newVerdicts(cfg.Stamps, cfg.Evidence, policies, cfg.Now, g.metrics.recalled)
+	if cfg.Failure == "" {
+		cfg.Failure = FailureServeLast
+	}
+	if cfg.FailureAge == 0 {
+		cfg.FailureAge = defaultFailureAge
+	}
+	g := &Gate{next: next, scans: scans, catalog: catalog, policies: policies, cfg: cfg, reach: &reach{state: cfg.Reach}}
+	g.metrics = newGateMetrics(cfg.Metrics, g.reach)
+	g.memory = newVerdicts(cfg, policies, g.reach, g.metrics)
 	return g
 }
 
@@ -208,9 +224,12 @@ func (q *inquiry) spend(ds []pratique.Descriptor) bool {
 // undecided are *Errors that say so.
 func (g *Gate) Manifest(ctx context.Context, r Request) (Manifest, error) {
 	arrived := time.Now()
+	if err := g.admit(); err != nil {
+		return Manifest{}, err
+	}
 	m, err := g.next.Manifest(ctx, r)
 	if err != nil {
-		return Manifest{}, unfit(err)
+		return Manifest{}, g.failed(unfit(err))
 	}
 	if r.Ref.Digest != "" && !named(r.Ref.Digest, m) {
 		return Manifest{}, fmt.Errorf("asked for %s, got %s", r.Ref.Digest, m.Image.Digest)
@@ -249,6 +268,9 @@ func (g *Gate) Tags(ctx context.Context, r Request) (TagList, error) { return g.
 // manifest that does not exist has nothing to hide.
 func (g *Gate) Referrers(ctx context.Context, r Request) (Referrers, error) {
 	arrived := time.Now()
+	if err := g.admit(); err != nil {
+		return Referrers{}, err
+	}
 	subject := r
 	subject.Ref.Tag = ""
 	m, err := g.next.Manifest(ctx, subject)
@@ -257,7 +279,7 @@ func (g *Gate) Referrers(ctx context.Context, r Request) (Referrers, error) {
 	case errors.As(err, &e) && e.Status() == 404:
 		return g.next.Referrers(ctx, r)
 	case err != nil:
-		return Referrers{}, unfit(err)
+		return Referrers{}, g.failed(unfit(err))
 	}
 	d, err := g.settle(ctx, arrived, subject, m.Image)
 	if err := g.answer(ctx, d, err); err != nil {
@@ -295,20 +317,20 @@ func (g *Gate) check(ctx context.Context, ref pratique.Ref, client netip.Addr, w
 	defer cancel()
 	m, err := g.next.Manifest(ctx, r)
 	if err != nil {
-		return pratique.Decision{Ref: ref}, err
+		return pratique.Decision{Ref: ref}, g.failed(err)
 	}
 	d, err := g.decide(hctx, r.Ref.At(m.Image.Digest), m.Image, q, 1)
 	if err == nil && !serves(d.Verdict) {
 		d.Advice = g.advise(ctx, d)
 	}
-	return d, err
+	return d, g.failed(err)
 }
 
 // answer turns a decision into nil or the error that the client gets. ctx is
 // the request's own, without the hold's deadline.
 func (g *Gate) answer(ctx context.Context, d pratique.Decision, err error) error {
 	var e *Error
-	switch {
+	switch err = g.failed(err); {
 	case err == nil && serves(d.Verdict):
 		return nil
 	case err == nil:
@@ -316,6 +338,8 @@ func (g *Gate) answer(ctx context.Context, d pratique.Decision, err error) error
 		return refused(d, g.cfg.Help)
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, store.ErrUnreachable) && errors.As(err, &e):
+		return e
 	case errors.Is(err, pratique.ErrPending):
 		return undecided(d, g.cfg.RetryAfter, err)
 	case errors.As(err, &e) && e.Status() == 404:

@@ -20,10 +20,26 @@ const emptyJSON digest.Digest = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc2
 // manifest may be had now. Blobs of no known manifest are unknown here: what
 // names them has not been judged.
 func (g *Gate) Blob(ctx context.Context, r Request) (Blob, error) {
+	if err := g.admit(); err != nil {
+		return Blob{}, err
+	}
 	if d, ok := g.memory.vouched(r.Ref, r.Client.Addr); ok {
 		g.metrics.decided(d.Verdict.Outcome)
 		return g.release(ctx, r, d)
 	}
+	b, err := g.blob(ctx, r)
+	if g.reach.note(err) {
+		// It turned out just now that the state is away.
+		if d, ok := g.memory.vouched(r.Ref, r.Client.Addr); ok {
+			g.metrics.decided(d.Verdict.Outcome)
+			return g.release(ctx, r, d)
+		}
+	}
+	return b, g.failed(err)
+}
+
+// blob serves what no earlier decision lets through.
+func (g *Gate) blob(ctx context.Context, r Request) (Blob, error) {
 	stamp := g.memory.content(r.Ref.Digest)
 	q := g.inquire(r)
 	defer q.close()

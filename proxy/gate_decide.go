@@ -20,6 +20,12 @@ func (g *Gate) decide(ctx context.Context, ref pratique.Ref, img pratique.Image,
 		return g.index(ctx, ref, img, q, depth)
 	}
 	d, err := g.image(ctx, ref, img, q)
+	if g.reach.note(err) && !q.whole {
+		// It turned out just now that the state is away: the last decision may stand.
+		if v, ok := g.memory.recall(ref, img.Digest, q.client); ok {
+			d, err = pratique.Decision{Ref: ref, Image: img, Verdict: v}, nil
+		}
+	}
 	if err == nil {
 		g.metrics.decided(d.Verdict.Outcome)
 	}
@@ -38,6 +44,9 @@ func (g *Gate) image(ctx context.Context, ref pratique.Ref, img pratique.Image, 
 	if l, ok := img.Foreign(); ok {
 		return denied(d, "foreign-layer", fmt.Sprintf("layer %s is to be fetched from elsewhere (%s), so it can be neither cached nor scanned; build the image with all layers in the registry",
 			l.Digest, clean(l.MediaType, 100))), nil
+	}
+	if g.reach.away() {
+		return d, stateAway(nil) // at once: nothing could be found out, or scanned
 	}
 	stamp := g.memory.stamp(img.Digest)
 	report, err := g.standing(ctx, img)
@@ -126,6 +135,7 @@ type gateMetrics struct {
 	decisions *prometheus.CounterVec
 	allowed   prometheus.Counter // of decisions, looked up once
 	recalled  prometheus.Counter
+	last      prometheus.Counter // of recalled, those given again while the state was away
 	waited    prometheus.Histogram
 	gathered  prometheus.Histogram
 	overflow  prometheus.Counter
@@ -133,7 +143,13 @@ type gateMetrics struct {
 
 // newGateMetrics finds those of an earlier gate, if there was one: a gate is made
 // anew when the configuration is read again, and what it counts goes on.
-func newGateMetrics(reg prometheus.Registerer) *gateMetrics {
+func newGateMetrics(reg prometheus.Registerer, state *reach) *gateMetrics {
+	if state != nil && state.state != nil {
+		registerCollector(reg, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "pratique_state_confirmed_age_seconds",
+			Help: "How long ago this replica last knew of every change to the state; above 2 the state counts as away.",
+		}, func() float64 { return time.Since(state.state.Confirmed()).Seconds() }))
+	}
 	decisions := registerCollector(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pratique_gate_decisions_total",
 		Help: "Decisions on single manifests, by outcome.",
@@ -148,6 +164,10 @@ func newGateMetrics(reg prometheus.Registerer) *gateMetrics {
 		recalled: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pratique_gate_recalled_total",
 			Help: "Decisions for which an earlier verdict still stood.",
+		})),
+		last: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pratique_gate_served_last_total",
+			Help: "Decisions given again because the state did not answer and state.failure is serve-last.",
 		})),
 		waited: registerCollector(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pratique_gate_wait_seconds",

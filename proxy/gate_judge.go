@@ -90,6 +90,8 @@ func (g *Gate) facts(ctx context.Context, d pratique.Decision, q *inquiry) (poli
 	switch {
 	case err == nil:
 		return f, needs, nil
+	case unanswered(err):
+		return f, needs, fmt.Errorf("%s: %w", d.Ref, err)
 	case errors.Is(err, pratique.ErrPending):
 		return f, needs, fmt.Errorf("%s: %w", d.Ref, err)
 	case ctx.Err() != nil:
@@ -115,7 +117,7 @@ func unfounded(d pratique.Decision, err error, retryAfter time.Duration) error {
 // advise finds a version of what was refused that may be had, among what is
 // known here: nobody waits for advice.
 func (g *Gate) advise(ctx context.Context, d pratique.Decision) *pratique.Newer {
-	if g.cfg.Evidence == nil || d.Ref.Repo == "" {
+	if g.cfg.Evidence == nil || d.Ref.Repo == "" || g.reach.away() {
 		return nil
 	}
 	f := policy.Facts{Ref: d.Ref, Image: d.Image, Report: d.Report, Now: g.cfg.Now()}

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique"
 	"pratique/store"
@@ -39,9 +38,13 @@ type verdicts struct {
 	policies versioned
 	byClient bool
 	now      func() time.Time
+	reach    *reach
+	// lastFor is how old the report behind a verdict may be that is given again while
+	// the state is away; 0 gives none.
+	lastFor  time.Duration
 	entries  *lru[verdictKey, verdictEntry]
 	vouchers *lru[pratique.Ref, voucherEntry]
-	recalled prometheus.Counter
+	metrics  *gateMetrics
 }
 
 // verdictKey holds all of policy.Facts that a client may vary.
@@ -54,6 +57,27 @@ type verdictEntry struct {
 	verdict   pratique.Verdict
 	stamp     uint64
 	decidedAt time.Time
+	// since is when the report was made, or the decision if that was earlier: a clock
+	// somewhere may go ahead.
+	since time.Time
+}
+
+// overdue reports whether time has run out for a verdict. While the state is away
+// nothing tells what changed, so that the report counts and not the decision.
+func (e *verdictEntry) overdue(now time.Time, away bool, lastFor time.Duration) bool {
+	// What passed since then passed, whatever somebody set the clock to.
+	if later := e.decidedAt.Round(0).Add(now.Sub(e.decidedAt)); later.After(now.Round(0)) {
+		now = later
+	}
+	switch {
+	case now.Before(e.decidedAt):
+		return true // a clock that went back is no reason to trust an old verdict
+	case !e.verdict.Until.IsZero() && !now.Before(e.verdict.Until):
+		return true
+	case away:
+		return now.Sub(e.since) >= lastFor
+	}
+	return now.Sub(e.decidedAt) >= verdictLife
 }
 
 // voucherEntry is the manifest that let a blob through last.
@@ -63,17 +87,22 @@ type voucherEntry struct {
 }
 
 // newVerdicts returns nil when there is no telling whether a verdict stands.
-func newVerdicts(stamps store.Stamper, evidence Evidence, policies Policies, now func() time.Time, recalled prometheus.Counter) *verdicts {
+func newVerdicts(cfg GateConfig, policies Policies, state *reach, metrics *gateMetrics) *verdicts {
 	p, ok := policies.(versioned)
-	if stamps == nil || !ok {
+	if cfg.Stamps == nil || !ok {
 		return nil
+	}
+	lastFor := cfg.FailureAge
+	if cfg.Failure != FailureServeLast {
+		lastFor = 0
 	}
 	byClient := true
 	if c, ok := policies.(clientless); ok {
 		byClient = c.ReadsClient()
 	}
 	return &verdicts{
-		stamps: stamps, evidence: evidence, policies: p, byClient: byClient, now: now, recalled: recalled,
+		stamps: cfg.Stamps, evidence: cfg.Evidence, policies: p, byClient: byClient, now: cfg.Now, metrics: metrics,
+		reach: state, lastFor: lastFor,
 		entries:  newLRU[verdictKey](verdictMemoryLimit, func(e verdictEntry) int64 { return weighVerdict(e.verdict) }),
 		vouchers: newLRU[pratique.Ref](verdictMemoryLimit, func(e voucherEntry) int64 { return weigh(e.holder) + entryWeight }),
 	}
@@ -127,11 +156,14 @@ func (m *verdicts) recall(ref pratique.Ref, image digest.Digest, client netip.Ad
 	if !ok || e.stamp != m.stamp(image) || e.verdict.Policy != m.policies.Version() {
 		return pratique.Verdict{}, false
 	}
-	now := m.now()
-	if age := now.Sub(e.decidedAt); age < 0 || age >= verdictLife || !e.verdict.Until.IsZero() && !now.Before(e.verdict.Until) {
-		return pratique.Verdict{}, false // a clock that went back is no reason to trust an old verdict
+	away := m.reach.away()
+	if e.overdue(m.now(), away, m.lastFor) {
+		return pratique.Verdict{}, false
 	}
-	m.recalled.Inc()
+	m.metrics.recalled.Inc()
+	if away {
+		m.metrics.last.Inc()
+	}
 	return e.verdict, true
 }
 
@@ -152,7 +184,11 @@ func (m *verdicts) keep(ref pratique.Ref, client netip.Addr, r pratique.Report, 
 	}
 	switch r.State {
 	case pratique.StateScanned, pratique.StateIncomplete, pratique.StateUnsupported:
-		m.entries.put(m.key(ref, r.Image, client), verdictEntry{v, stamp, decidedAt})
+		since := decidedAt
+		if !r.ScannedAt.IsZero() && r.ScannedAt.Before(since) {
+			since = r.ScannedAt
+		}
+		m.entries.put(m.key(ref, r.Image, client), verdictEntry{v, stamp, decidedAt, since})
 	default:
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique"
 	"pratique/policy"
@@ -332,7 +331,7 @@ func TestRememberedVerdictsUnderChange(t *testing.T) {
 
 // TestVerdictMemoryIsBounded by bytes, however many images and findings.
 func TestVerdictMemoryIsBounded(t *testing.T) {
-	m := newVerdicts(store.NewStamps(), nil, &scripted{version: "1"}, time.Now, prometheus.NewCounter(prometheus.CounterOpts{Name: "x"}))
+	m := newVerdicts(GateConfig{Stamps: store.NewStamps(), Now: time.Now}, &scripted{version: "1"}, nil, newGateMetrics(nil, nil))
 	many := make([]pratique.Finding, 100)
 	for i := range 20_000 {
 		d := digest.FromString(fmt.Sprint(i))
@@ -374,7 +373,7 @@ func TestRecallDoesNotAllocate(t *testing.T) {
 }
 
 func remembered() (*verdicts, pratique.Ref) {
-	m := newVerdicts(store.NewStamps(), nil, &scripted{version: "1"}, time.Now, prometheus.NewCounter(prometheus.CounterOpts{Name: "x"}))
+	m := newVerdicts(GateConfig{Stamps: store.NewStamps(), Now: time.Now}, &scripted{version: "1"}, nil, newGateMetrics(nil, nil))
 	ref := pratique.Ref{Registry: "docker.io", Repo: "library/app", Tag: "1", Digest: digest.FromString("x")}
 	m.keep(ref, netip.Addr{}, report(ref.Digest, pratique.StateScanned), pratique.Verdict{Policy: "1", Outcome: pratique.OutcomeAllow}, m.stamp(ref.Digest), time.Now())
 	return m, ref

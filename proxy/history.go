@@ -56,6 +56,9 @@ type HistoryConfig struct {
 	FlushEvery time.Duration
 	// Max is how many pulls may wait to be written; more are dropped. If zero, 8192.
 	Max int
+	// Reach tells whether the store answers. While it does not, nothing is written:
+	// pulls wait, as many as Max. If nil, it always does.
+	Reach store.Reach
 	// Log receives failures. If nil, they are dropped.
 	Log *slog.Logger
 	// Metrics registers the history's metrics. If nil, nothing is exported.
@@ -69,6 +72,7 @@ type HistoryConfig struct {
 type History struct {
 	store   PullStore
 	cfg     HistoryConfig
+	reach   *reach
 	full    chan struct{} // the queue is half full: do not wait for the next tick
 	dropped prometheus.Counter
 	written prometheus.Counter
@@ -106,7 +110,7 @@ func NewHistory(s PullStore, cfg HistoryConfig) *History {
 		return registerCollector(cfg.Metrics, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
 	}
 	return &History{
-		store: s, cfg: cfg, full: make(chan struct{}, 1),
+		store: s, cfg: cfg, reach: &reach{state: cfg.Reach}, full: make(chan struct{}, 1),
 		dropped: counter("pratique_history_dropped_total", "Pulls that were not written down because too many waited for it."),
 		written: counter("pratique_history_written_total", "Pulls written down."),
 		failed:  counter("pratique_history_failures_total", "Writes of pulls or verdicts that failed; they are tried again."),
@@ -143,9 +147,9 @@ func (h *History) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-flush.C:
-			h.flush(ctx)
+			h.write(ctx)
 		case <-h.full:
-			h.flush(ctx)
+			h.write(ctx)
 		case <-forget.C:
 			h.forget(ctx)
 		case <-ctx.Done():
@@ -154,6 +158,18 @@ func (h *History) Run(ctx context.Context) error {
 			h.flush(last)
 			return nil
 		}
+	}
+}
+
+// write flushes, unless it is known already that the store does not answer.
+func (h *History) write(ctx context.Context) {
+	if !h.reach.away() {
+		h.flush(ctx)
+		return
+	}
+	if !h.broken {
+		h.broken = true
+		h.cfg.Log.WarnContext(ctx, "the state does not answer; pulls are written down when it does")
 	}
 }
 
@@ -170,6 +186,7 @@ func (h *History) flush(ctx context.Context) {
 		err = h.pulls(ctx, batch)
 	}
 	if err != nil {
+		h.reach.note(err)
 		h.putBack(batch)
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return // stopping: the last flush comes

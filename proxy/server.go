@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique"
+	"pratique/store"
 )
 
 // ServerConfig is what NewServer may be told besides the registry.
@@ -321,6 +322,8 @@ func asError(err error) *Error {
 	switch {
 	case errors.As(err, &e):
 		return e
+	case errors.Is(err, store.ErrUnreachable):
+		return stateAway(err)
 	case errors.Is(err, context.Canceled):
 		return &Error{Code: codeInternal, HTTPStatus: http.StatusServiceUnavailable, Message: "the request was canceled", Err: err}
 	case errors.Is(err, context.DeadlineExceeded):

@@ -70,11 +70,7 @@ func (c *Cache) blob(ctx context.Context, r Request) (Blob, error) {
 		return Blob{}, err
 	}
 	return Blob{Digest: d, Size: t.size, Open: func(offset int64) (io.ReadCloser, error) {
-		body, err := t.reader(ctx, offset)
-		if errors.Is(err, errEvicted) {
-			return c.open(ctx, from, d, want, offset)
-		}
-		return body, err
+		return t.body(ctx, from, offset)
 	}}, nil
 }
 
@@ -104,13 +100,16 @@ const maxFetches = 3
 func (c *Cache) open(ctx context.Context, from origin, d digest.Digest, want, offset int64) (io.ReadCloser, error) {
 	release, err := c.blobs.Hold(ctx, d)
 	if err != nil {
-		return nil, err
+		return nil, c.storage(err)
 	}
 	defer release()
 	for range maxFetches {
 		body, _, err := c.blobs.Open(ctx, d, offset)
+		if err == nil {
+			return body, nil
+		}
 		if !errors.Is(err, pratique.ErrNotFound) {
-			return body, err
+			return nil, c.storage(err)
 		}
 		t, err := c.transfer(ctx, from, d, want)
 		if err != nil {
@@ -149,11 +148,7 @@ func (c *Cache) OpenBlob(ctx context.Context, ref pratique.Ref, d pratique.Descr
 		if t.size >= 0 && t.size != d.Size {
 			return nil, sizeLie(d, t.size)
 		}
-		body, err := t.reader(ctx, 0)
-		if errors.Is(err, errEvicted) {
-			return c.open(ctx, from, d.Digest, d.Size, 0)
-		}
-		return body, err
+		return t.body(ctx, from, 0)
 	} else if err != nil {
 		return nil, c.storage(err)
 	}
@@ -193,13 +188,18 @@ type transfer struct {
 	errs    map[string]error // by source
 	askers  []func() error   // non-nil when that one has left
 
-	ready chan struct{} // closed with the first byte or at the end; then these are set:
+	ready chan struct{} // closed with the first byte, at the end, or when a follower's hold is over; then:
+	size  int64         // is set; -1: not known
+	fixed bool          // of the writer: ready is closed, so that size stays
+
+	begun chan struct{} // closed with the first byte or at the end; then these are set:
 	spool *store.Spool  // nil when the blob was stored already, or on failure
-	size  int64         // -1: not known
 	err   error
 
 	done   chan struct{} // closed when it is over, then:
 	result error
+
+	lease store.Lease // of the writer: nil without one
 }
 
 // transfers are those that run, at most one per digest.
@@ -232,6 +232,11 @@ func (c *Cache) transfer(ctx context.Context, from origin, d digest.Digest, want
 		}
 		if err := wait(ctx, t.ready); err != nil {
 			return nil, err
+		}
+		select {
+		case <-t.begun:
+		default: // another replica fetches it: the body waits for the end of that
+			return t, nil
 		}
 		if t.err == nil && t.size >= 0 && t.size <= smallBlob {
 			if err := wait(ctx, t.done); err != nil {
@@ -279,7 +284,7 @@ func (c *Cache) join(ctx context.Context, from origin, d digest.Digest, want int
 	t := &transfer{
 		cache: c, digest: d, want: want, size: want,
 		sources: []origin{from}, errs: make(map[string]error), askers: []func() error{asker},
-		ready: make(chan struct{}), done: make(chan struct{}),
+		ready: make(chan struct{}), begun: make(chan struct{}), done: make(chan struct{}),
 	}
 	c.transfers.running[d] = t
 	go func() {
@@ -324,8 +329,22 @@ func (t *transfer) errorOf(from origin, err error) error {
 	return err
 }
 
-// reader follows the transfer, or opens the stored blob; errEvicted when that is
-// gone again.
+// body is a reader from offset on, behind the transfer or of the stored blob.
+func (t *transfer) body(ctx context.Context, from origin, offset int64) (io.ReadCloser, error) {
+	select {
+	case <-t.begun:
+	default:
+		return &lateBody{ctx: ctx, transfer: t, from: from, offset: offset}, nil
+	}
+	body, err := t.reader(ctx, offset)
+	if errors.Is(err, errEvicted) {
+		return t.cache.open(ctx, from, t.digest, t.want, offset)
+	}
+	return body, err
+}
+
+// reader follows a transfer that has begun, or opens the stored blob; errEvicted when
+// that is gone again.
 func (t *transfer) reader(ctx context.Context, offset int64) (io.ReadCloser, error) {
 	if t.spool != nil {
 		r, err := t.spool.NewReader(ctx, offset)
@@ -341,8 +360,11 @@ func (t *transfer) reader(ctx context.Context, offset int64) (io.ReadCloser, err
 		return nil, t.cache.storage(err)
 	}
 	body, _, err := t.cache.blobs.Open(ctx, t.digest, offset)
-	if errors.Is(err, pratique.ErrNotFound) {
+	switch {
+	case errors.Is(err, pratique.ErrNotFound):
 		return nil, fmt.Errorf("%w: %w", errEvicted, err)
+	case err != nil:
+		return nil, t.cache.storage(err)
 	}
-	return body, err
+	return body, nil
 }

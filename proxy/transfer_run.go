@@ -28,7 +28,8 @@ func (t *transfer) run(ctx context.Context) {
 	c := t.cache
 	c.metrics.running.Inc()
 	defer c.metrics.running.Dec()
-	err := t.pull(ctx)
+	err := t.lead(ctx)
+	defer t.release()
 
 	// Only now, when the blob is stored or has failed: whoever comes between the
 	// two finds either this transfer or the stored blob.
@@ -37,7 +38,7 @@ func (t *transfer) run(ctx context.Context) {
 		delete(c.transfers.running, t.digest)
 	}
 	c.transfers.mu.Unlock()
-	if err != nil {
+	if err != nil && !errors.Is(err, errLeft) {
 		c.metrics.transfers.WithLabelValues("failed").Inc()
 		// Whoever waits is told, and writes the line of his request or scan.
 		level := slog.LevelDebug
@@ -51,10 +52,10 @@ func (t *transfer) run(ctx context.Context) {
 	}
 	t.result = err
 	select {
-	case <-t.ready:
+	case <-t.begun:
 	default:
 		t.err = err
-		close(t.ready)
+		t.letIn()
 	}
 	close(t.done)
 }
@@ -66,18 +67,27 @@ func (t *transfer) deserted() bool {
 	return !slices.ContainsFunc(t.askers, func(left func() error) bool { return left() == nil })
 }
 
+// stored reports whether the blob is there; then readers may have it.
+func (t *transfer) stored(ctx context.Context) (bool, error) {
+	size, err := t.cache.blobs.Stat(ctx, t.digest)
+	switch {
+	case errors.Is(err, pratique.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, t.cache.storage(err)
+	case t.fixed && size != t.size:
+		return false, sizeLie(pratique.Descriptor{Digest: t.digest, Size: t.size}, size)
+	case !t.fixed:
+		t.size = size
+	}
+	t.letIn()
+	return true, nil
+}
+
 // pull brings the blob in from the first source that has it whole. Bytes of one
 // source and the rest from another are fine: the digest is over all of them.
 func (t *transfer) pull(ctx context.Context) error {
 	c := t.cache
-	// It may have been stored between the requester's look and the start.
-	if size, err := c.blobs.Stat(ctx, t.digest); err == nil {
-		t.size = size
-		close(t.ready)
-		return nil
-	} else if !errors.Is(err, pratique.ErrNotFound) {
-		return c.storage(err)
-	}
 	var last error
 	for {
 		from, ok := t.next()
@@ -204,8 +214,17 @@ func (t *transfer) begin(ctx context.Context, size int64) error {
 // failure can still be told with a status.
 func (t *transfer) letIn() {
 	select {
-	case <-t.ready:
+	case <-t.begun:
 	default:
+		close(t.begun) // before ready: who is answered finds it
+	}
+	t.answer()
+}
+
+// answer has requesters answered, whether there is a byte or not.
+func (t *transfer) answer() {
+	if !t.fixed {
+		t.fixed = true
 		close(t.ready)
 	}
 }
