@@ -40,6 +40,7 @@ type State interface { //nolint:interfacebloat // the sum of all
 	Components
 	Reports
 	Fleet
+	Shelf
 	Near
 	Pulls
 	PullLog

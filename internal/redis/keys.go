@@ -40,6 +40,7 @@ const partitions = 64
 //	queue    alive             zset    queue_alive.go  processes, by when they count as dead
 //	queue    heard             hash    queue_alive.go  the clock of alive
 //	queue    runs              hash    runs.go      the last run of a schedule, by name
+//	fleet    wanted.KIND       hash    wanted.go    version, database (digest), doc: what all replicas are to use
 //
 // Partitions are of: a digest (image, blob, component: its first byte), a
 // repository (REGISTRY/REPO), else a hash of the name.

@@ -31,6 +31,26 @@ local function changed(key, channel, part, names)
 end
 `
 
+// scriptWant replaces the database that all replicas are to use.
+//
+//	KEYS 1 wanted.KIND
+//	ARGV 1 version that it has (0: there is none), 2 next version, 3 digest, 4 doc
+//	returns 1, or 0 when it has another version
+var scriptWant = redis.NewScript(`
+if (redis.call('HGET', KEYS[1], 'version') or '0') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'database', ARGV[3], 'doc', ARGV[4])
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
+
+// luaFenced defines fenced(wanted key, digest of a database) for scripts that begin
+// engines: whether another database is wanted, so that the engine is not to be begun.
+const luaFenced = `
+local function fenced(key, database)
+  local wanted = redis.call('HGET', key, 'database')
+  return wanted and wanted ~= database
+end
+`
+
 // scriptRenew moves the end of a lease that is still held.
 //
 //	KEYS 1 lease
@@ -399,4 +419,325 @@ if #gone > 0 then
 end
 if freed > 0 then redis.call('PUBLISH', ARGV[4], '') end
 return {gone, freed}
+`) //nolint:gochecknoglobals // see scriptChange
+
+// Repositories, manifests and what names what (catalog.go, links.go, tags.go,
+// lineage.go). In their keys and fields a digest is 32 bytes if it is a sha256, else
+// as written (short). A time is nanoseconds in 20 digits (digits), so that text is in
+// its order: Lua's numbers are too short for them.
+
+// luaLists defines lists that only grow, in the fields of a hash. A long one is in
+// several fields, so that one more item does not write all of them again: FIELD holds
+// 4 bytes, how many others there are, and the first items or, when there are others,
+// the latest; FIELD with a number of 4 bytes behind it holds older ones.
+const luaLists = `
+local function list(key, field)
+  local v = redis.call('HGET', key, field)
+  if not v then return false end
+  local more = struct.unpack('>I4', v)
+  local parts = {}
+  for i = 1, more do parts[i] = redis.call('HGET', key, field .. struct.pack('>I4', i)) or '' end
+  parts[more + 1] = string.sub(v, 5)
+  return table.concat(parts)
+end
+
+local function append(key, field, item, max)
+  local v = redis.call('HGET', key, field) or '\0\0\0\0'
+  if #v + #item > max and #v > 4 then
+    local more = struct.unpack('>I4', v) + 1
+    redis.call('HSET', key, field .. struct.pack('>I4', more), string.sub(v, 5))
+    v = struct.pack('>I4', more)
+  end
+  redis.call('HSET', key, field, v .. item)
+end
+`
+
+// luaWords defines note(key, field, word): adds a line to a field's lines.
+const luaWords = `
+local function note(key, field, word)
+  local v = redis.call('HGET', key, field)
+  if not v then redis.call('HSET', key, field, word)
+  elseif not string.find('\n' .. v .. '\n', '\n' .. word .. '\n', 1, true) then redis.call('HSET', key, field, v .. '\n' .. word) end
+end
+`
+
+// scriptAppend adds items to lists of one hash.
+//
+//	KEYS 1 hash
+//	ARGV 1 bytes of a field, 2… field and item
+//	returns nothing
+var scriptAppend = redis.NewScript(luaLists + `
+for i = 2, #ARGV, 2 do append(KEYS[1], ARGV[i], ARGV[i + 1], tonumber(ARGV[1])) end
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptLists reads lists of one hash.
+//
+//	KEYS 1 hash
+//	ARGV fields
+//	returns the items of each, joined, or nil
+var scriptLists = redis.NewScript(luaLists + `
+local out = {}
+for i, field in ipairs(ARGV) do out[i] = list(KEYS[1], field) end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptNote adds lines to fields of one hash.
+//
+//	KEYS 1 hash
+//	ARGV field and line, again and again
+//	returns nothing
+var scriptNote = redis.NewScript(luaWords + `
+for i = 1, #ARGV, 2 do note(KEYS[1], ARGV[i], ARGV[i + 1]) end
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptName registers that a link is about to name blobs of one partition. What is
+// being removed now is not registered.
+//
+//	KEYS 1 named, 2… discard of each blob
+//	ARGV 1 the claim, 2… blobs (short)
+//	returns the numbers, from 1, of the blobs that are being removed
+var scriptName = redis.NewScript(luaWords + `
+local busy = {}
+for i = 2, #ARGV do
+  if redis.call('EXISTS', KEYS[i]) == 1 then busy[#busy + 1] = i - 1
+  elseif redis.call('HGET', KEYS[1], ARGV[i]) ~= '1' then note(KEYS[1], ARGV[i], ARGV[1]) end
+end
+return busy
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptDiscard locks a blob that nothing names, so that nothing will.
+//
+//	KEYS 1 named, 2 discard of the blob
+//	ARGV 1 blob (short), 2 claims on it that came to nothing ("": none), 3 token, 4 milliseconds
+//	returns 1; 0 when something may name it; -1 when another holds the lock
+var scriptDiscard = redis.NewScript(`
+local claims = redis.call('HGET', KEYS[1], ARGV[1])
+if claims and claims ~= ARGV[2] then return 0 end
+if not redis.call('SET', KEYS[2], ARGV[3], 'NX', 'PX', ARGV[4]) then return -1 end
+if claims then redis.call('HDEL', KEYS[1], ARGV[1]) end
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptDiscarded ends the lock of scriptDiscard.
+//
+//	KEYS 1 discard of the blob
+//	ARGV 1 token
+//	returns 1, or 0 when it is another's or gone
+var scriptDiscarded = redis.NewScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptPutImage stores a manifest that may be there already, and where it is about to
+// be linked.
+//
+//	KEYS 1 images, 2 firsts, 3 places
+//	ARGV 1 digest (short), 2 document, 3 when first seen and kind, 4 REGISTRY/REPO
+//	returns nothing
+var scriptPutImage = redis.NewScript(luaWords + `
+redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[3])
+note(KEYS[3], ARGV[1], ARGV[4])
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptLink makes a repository hold a manifest, and with it what that names.
+//
+//	KEYS 1 version, 2 repositories, 3 links, 4 linked, 5 holders of the repository
+//	ARGV 1 channel, 2 number of the partition, 3 REGISTRY/REPO, 4 digest (short),
+//	     5 latest time (Unix milliseconds), 6 how many blobs, 7… blobs (short), …
+//	     digests to tell of (none: all)
+//	returns 1; 0 when it is linked already; -1 when it is too late
+var scriptLink = redis.NewScript(luaChanged + luaLists + `
+if redis.call('HEXISTS', KEYS[3], ARGV[4]) == 1 then return 0 end
+local now = redis.call('TIME')
+if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[5]) then return -1 end
+local n, blobs = redis.call('HINCRBY', KEYS[4], 'last', 1), tonumber(ARGV[6])
+redis.call('SADD', KEYS[2], ARGV[3])
+redis.call('HSET', KEYS[4], n, ARGV[4])
+redis.call('HSET', KEYS[3], ARGV[4], n)
+for i = 7, 6 + blobs do append(KEYS[5], ARGV[i], struct.pack('>I4', n), 512) end
+local names = {}
+for i = 7 + blobs, #ARGV do names[#names + 1] = ARGV[i] end
+changed(KEYS[1], ARGV[1], ARGV[2], names)
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptHolders reads which manifests of a repository name a blob.
+//
+//	KEYS 1 links, 2 linked, 3 holders of the repository
+//	ARGV 1 digest (short)
+//	returns digests (short), the latest linked first; the one asked for before all
+var scriptHolders = redis.NewScript(luaLists + `
+local out = {}
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then out[1] = ARGV[1] end
+local numbers = list(KEYS[3], ARGV[1]) or ''
+for i = #numbers - 3, 1, -4 do
+  local d = redis.call('HGET', KEYS[2], struct.unpack('>I4', numbers, i))
+  if d and d ~= out[1] then out[#out + 1] = d end
+end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptPlaces tells of manifests whether a repository holds them, and by which tag.
+//
+//	KEYS 1 links, 2 tags, 3 naming of the repository
+//	ARGV digests (short)
+//	returns for each false, or the first of the tags that name it now ("": none)
+var scriptPlaces = redis.NewScript(luaTags + `
+local out = {}
+for i, d in ipairs(ARGV) do
+  out[i] = false
+  if redis.call('HEXISTS', KEYS[1], d) == 1 then
+    out[i] = ''
+    for tag in lines(redis.call('HGET', KEYS[3], d) or '') do
+      if named(KEYS[2], tag) == d and (out[i] == '' or before(tag, out[i])) then out[i] = tag end
+    end
+  end
+end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// luaTags defines how tags are read. A tag is lines: digest (short in Lua's hands),
+// changed, checked, size, media type. A span is when it was first and last so, and
+// left, divided by spaces.
+const luaTags = `
+local function lines(s) return string.gmatch(s, '[^\n]+') end
+
+local function short(d)
+  local hex = string.match(d, '^sha256:(%x+)$')
+  if not hex or #hex ~= 64 then return d end
+  return (string.gsub(hex, '..', function(x) return string.char(tonumber(x, 16)) end))
+end
+
+local function named(tags, tag)
+  local v = redis.call('HGET', tags, tag)
+  return v and short(string.match(v, '^[^\n]*'))
+end
+
+-- before compares bytes: Lua's < is that of the server's locale.
+local function before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, i), string.byte(b, i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+`
+
+// scriptSetTag keeps what a tag names, and its spans when that is something else.
+//
+//	KEYS 1 version, 2 repositories, 3 tags, 4 spans, 5 history, 6 naming of the
+//	     repository, 7 moves
+//	ARGV 1 channel, 2 number of the partition, 3 REGISTRY/REPO, 4 tag, 5 digest ("":
+//	     gone), 6 changed, 7 checked, 8 size LF media type, 9 changed in microseconds,
+//	     10 1 or 0: whether it may move the tag, 11 key of the tag, 12… digests to
+//	     tell of when it moves ("*": all)
+//	returns {1} when it names what it named, {0} when it may not be moved, {2} when it
+//	     was; with the digests that the tag named before, LF between them
+var scriptSetTag = redis.NewScript(luaChanged + luaWords + luaTags + `
+local VERSION, REPOS, TAGS, SPANS, HISTORY, NAMING, MOVES = unpack(KEYS)
+local channel, part, repo, tag, digest, moved, checked, rest, micros, may = unpack(ARGV)
+local v = redis.call('HGET', TAGS, tag)
+local was, since, seen
+if v then was, since, seen = string.match(v, '^([^\n]*)\n(%d+)\n(%d+)\n') end
+if was == digest then
+  redis.call('HSET', TAGS, tag, digest .. '\n' .. since .. '\n' .. checked .. '\n' .. rest)
+  changed(VERSION, channel, part, {ARGV[11]})
+  return {1}
+end
+local history = redis.call('HGET', HISTORY, tag) or ''
+if may ~= '1' then return {0, history} end
+
+redis.call('SADD', REPOS, repo)
+redis.call('HSET', TAGS, tag, digest .. '\n' .. moved .. '\n' .. checked .. '\n' .. rest)
+local function span(d) return short(d) .. tag end
+local function move(d) return repo .. '\n' .. tag .. '\n' .. d end
+local function read(d)
+  local s = redis.call('HGET', SPANS, span(d))
+  if s then return string.match(s, '^(%d+) (%d+) (%d+)$') end
+end
+if was and was ~= '' then
+  local first, last = read(was)
+  if seen > last then last = seen end
+  redis.call('HSET', SPANS, span(was), first .. ' ' .. last .. ' ' .. moved)
+  redis.call('ZADD', MOVES, micros, move(was))
+end
+if digest ~= '' then
+  local first, last = read(digest)
+  if not first or moved < first then first = moved end
+  if not last or checked > last then last = checked end
+  redis.call('HSET', SPANS, span(digest), first .. ' ' .. last .. ' ' .. string.rep('0', 20))
+  redis.call('ZREM', MOVES, move(digest))
+  note(HISTORY, tag, digest)
+  note(NAMING, short(digest), tag)
+end
+local names = {ARGV[11]}
+for i = 12, #ARGV do
+  if ARGV[i] == '*' then names = {} break end
+  names[#names + 1] = ARGV[i]
+end
+changed(VERSION, channel, part, names)
+return {2, history}
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptSpans reads the spans in which tags named digests.
+//
+//	KEYS 1 tags, 2 spans, 3 naming of the repository
+//	ARGV digests (short)
+//	returns for each span: number of the digest, from 1; tag, span, state of the tag
+var scriptSpans = redis.NewScript(luaTags + `
+local out = {}
+for i, d in ipairs(ARGV) do
+  for tag in lines(redis.call('HGET', KEYS[3], d) or '') do
+    local span, state = redis.call('HGET', KEYS[2], d .. tag), redis.call('HGET', KEYS[1], tag)
+    if span and state then
+      local n = #out
+      out[n + 1], out[n + 2], out[n + 3], out[n + 4] = i, tag, span, state
+    end
+  end
+end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptHistory reads the spans of tags.
+//
+//	KEYS 1 tags, 2 spans, 3 history of the repository
+//	ARGV tags
+//	returns for each span: number of the tag, from 1; digest, span, state of the tag
+var scriptHistory = redis.NewScript(luaTags + `
+local out = {}
+for i, tag in ipairs(ARGV) do
+  for digest in lines(redis.call('HGET', KEYS[3], tag) or '') do
+    local span, state = redis.call('HGET', KEYS[2], short(digest) .. tag), redis.call('HGET', KEYS[1], tag)
+    if span and state then
+      local n = #out
+      out[n + 1], out[n + 2], out[n + 3], out[n + 4] = i, digest, span, state
+    end
+  end
+end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptSee notes since when tags are in lists of a repository.
+//
+//	KEYS 1 repositories, 2 seen of the repository
+//	ARGV 1 REGISTRY/REPO, 2 time, 3… tags
+//	returns nothing
+var scriptSee = redis.NewScript(`
+redis.call('SADD', KEYS[1], ARGV[1])
+for i = 3, #ARGV do
+  local v = redis.call('HGET', KEYS[2], ARGV[i])
+  if not v or ARGV[2] < v then redis.call('HSET', KEYS[2], ARGV[i], ARGV[2]) end
+end
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptSetTagList replaces the tag list of a repository.
+//
+//	KEYS 1 version, 2 repositories, 3 lists
+//	ARGV 1 channel, 2 number of the partition, 3 REGISTRY/REPO, 4 list, 5 key of the list
+//	returns nothing
+var scriptSetTagList = redis.NewScript(luaChanged + `
+redis.call('SADD', KEYS[2], ARGV[3])
+redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
+changed(KEYS[1], ARGV[1], ARGV[2], {ARGV[5]})
 `) //nolint:gochecknoglobals // see scriptChange

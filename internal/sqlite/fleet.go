@@ -142,6 +142,9 @@ func (db *DB) Begin(ctx context.Context, e pratique.Engine) error {
 		if err != nil || now.latest.seq != 0 && is(now.latest.Engine, e) {
 			return err
 		}
+		if err := fenced(ctx, tx, e); err != nil {
+			return err
+		}
 		_, err = begin(ctx, tx, e)
 		return err
 	}), "begin")

@@ -155,6 +155,9 @@ func (w *matchWriter) engine(ctx context.Context, tx *sql.Tx, e pratique.Engine)
 	}
 	switch {
 	case w.seq == 0 && !now.latest.DatabaseAt.After(e.DatabaseAt):
+		if err := fenced(ctx, tx, e); err != nil {
+			return err
+		}
 		w.begun = true
 		w.seq, err = begin(ctx, tx, e)
 		return err
