@@ -97,7 +97,7 @@ func (b *fleetBackfill) putEngines() error {
 	slices.SortFunc(all, func(x, y begun) int { return x.DatabaseAt.Compare(y.DatabaseAt) })
 	for _, e := range all {
 		var err error
-		if e.seq, err = begin(b.ctx, b.tx.Tx, e.Engine); err != nil {
+		if e.Seq, err = begin(b.ctx, b.tx.Tx, e.Engine); err != nil {
 			return err
 		}
 		b.engines[name3(e.Engine)] = e
@@ -128,7 +128,7 @@ func (b *fleetBackfill) matches() error {
 		if err := rows.Scan(&id, &name); err != nil {
 			return err
 		}
-		engines[id] = b.engines[name].seq
+		engines[id] = b.engines[name].Seq
 	}
 	if err := rows.Err(); err != nil {
 		return err
@@ -208,7 +208,7 @@ func (b *fleetBackfill) reports() error {
 			return err
 		}
 		if past != nil {
-			if err := b.db.decode(past, &prev.past); err != nil {
+			if err := b.db.decode(past, &prev.Past); err != nil {
 				return fmt.Errorf("past: %w", err)
 			}
 		}
@@ -217,7 +217,7 @@ func (b *fleetBackfill) reports() error {
 			return err
 		}
 		next = prev
-		next.engine = b.engines[name3(prev.Engine)].seq
+		next.Seq = b.engines[name3(prev.Engine)].Seq
 		if err := b.join(&prev, &next); err != nil {
 			return fmt.Errorf("report on %s: %w", prev.Image, err)
 		}
@@ -228,7 +228,7 @@ func (b *fleetBackfill) reports() error {
 
 // join takes the vulnerabilities of components out of a report, if it can be joined.
 func (b *fleetBackfill) join(prev, next *head) error {
-	if !joinable(prev.State) || prev.latest == nil {
+	if !packed.Joinable(prev.State) || prev.latest == nil {
 		return nil
 	}
 	after, err := b.db.unpackRoster(prev.latest)
@@ -268,17 +268,17 @@ func (b *fleetBackfill) join(prev, next *head) error {
 	for i := range img.Since {
 		img.Since[i] = b.end
 	}
-	fresh := img.Clocks(every)
+	fresh := img.Clocks(func(int) bool { return true })
 	img.Since = after.Since()
-	later := img.Clocks(every)
+	later := img.Clocks(func(int) bool { return true })
 	next.Findings = slices.DeleteFunc(slices.Clone(prev.Findings), func(f pratique.Finding) bool {
 		return f.Kind == pratique.KindVulnerability && f.Component != ""
 	})
 	at := next.ScannedAt
 	next.ScannedAt = b.end
-	findings, past := store.Settle(prev.Report, prev.past, next.Report, nil, fresh, later)
+	findings, past := store.Settle(prev.Report, prev.Past, next.Report, nil, fresh, later)
 	next.ScannedAt = at
-	next.Findings, next.past, next.standing = findings, past, packRoster(after)
+	next.Findings, next.Past, next.standing = findings, past, packRoster(after)
 	return nil
 }
 

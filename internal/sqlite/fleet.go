@@ -16,24 +16,12 @@ import (
 	"pratique/store"
 )
 
-// begun is an engine in the order of Begin.
-type begun struct {
-	seq int64 // 0: never begun
-	pratique.Engine
-}
-
-// engines is what Begin and Advance said. It is kept in memory: this process is
-// the file's only writer.
-type engines struct {
-	latest  begun
-	current begun
-	at      time.Time // of current
-}
-
-// is reports whether two engines are the same.
-func is(a, b pratique.Engine) bool {
-	return a.Version == b.Version && a.Database == b.Database && a.DatabaseAt.Equal(b.DatabaseAt)
-}
+// What Begin and Advance said is kept in memory: this process is the file's only
+// writer.
+type (
+	begun   = packed.Begun
+	engines = packed.Engines
+)
 
 // row is what (*sql.Tx).QueryRowContext and db.row have in common.
 type rower func(ctx context.Context, query string, args []any, dest ...any) error
@@ -48,21 +36,21 @@ func readEngines(ctx context.Context, row rower) (e engines, err error) {
 	scan := func(b *begun, query string, more ...any) error {
 		var dbAt int64
 		var dgst string
-		err := row(ctx, query, nil, append([]any{&b.seq, &b.Version, &dgst, &dbAt}, more...)...)
+		err := row(ctx, query, nil, append([]any{&b.Seq, &b.Version, &dgst, &dbAt}, more...)...)
 		b.Database, b.DatabaseAt = digest.Digest(dgst), at(dbAt)
 		if isNotFound(err) {
 			return nil
 		}
 		return err
 	}
-	if err := scan(&e.latest, `SELECT id, version, database, database_at FROM engines ORDER BY id DESC LIMIT 1`); err != nil {
+	if err := scan(&e.Latest, `SELECT id, version, database, database_at FROM engines ORDER BY id DESC LIMIT 1`); err != nil {
 		return engines{}, err
 	}
 	var since int64
-	if err := scan(&e.current, `SELECT e.id, e.version, e.database, e.database_at, f.at FROM fleet f JOIN engines e ON e.id = f.engine`, &since); err != nil {
+	if err := scan(&e.Current, `SELECT e.id, e.version, e.database, e.database_at, f.at FROM fleet f JOIN engines e ON e.id = f.engine`, &since); err != nil {
 		return engines{}, err
 	}
-	e.at = at(since)
+	e.At = at(since)
 	return e, nil
 }
 
@@ -110,9 +98,9 @@ func (m *memory) forget() {
 
 // seq is the place of an engine in the order of Begin, its last one; 0 if it was
 // never begun.
-func (e engines) seq(ctx context.Context, row rower, of pratique.Engine) (int64, error) {
-	if e.latest.seq != 0 && is(e.latest.Engine, of) {
-		return e.latest.seq, nil
+func seqOf(ctx context.Context, row rower, e engines, of pratique.Engine) (int64, error) {
+	if e.Latest.Seq != 0 && packed.SameEngine(e.Latest.Engine, of) {
+		return e.Latest.Seq, nil
 	}
 	var id int64
 	err := row(ctx, lastBegun, []any{of.Database.String(), of.Version, nanos(of.DatabaseAt)}, &id)
@@ -133,13 +121,13 @@ func (db *DB) Begin(ctx context.Context, e pratique.Engine) error {
 	if err != nil {
 		return annotate(err, "begin")
 	}
-	if now.latest.seq != 0 && is(now.latest.Engine, e) {
+	if now.Latest.Seq != 0 && packed.SameEngine(now.Latest.Engine, e) {
 		return nil
 	}
 	defer db.begun.forget()
 	return annotate(db.write(ctx, func(tx *sql.Tx) error {
 		now, err := readEngines(ctx, txRow(tx))
-		if err != nil || now.latest.seq != 0 && is(now.latest.Engine, e) {
+		if err != nil || now.Latest.Seq != 0 && packed.SameEngine(now.Latest.Engine, e) {
 			return err
 		}
 		if err := fenced(ctx, tx, e); err != nil {
@@ -159,13 +147,13 @@ func begin(ctx context.Context, tx *sql.Tx, e pratique.Engine) (seq int64, err e
 // Current implements store.Fleet.
 func (db *DB) Current(ctx context.Context) (pratique.Engine, time.Time, error) {
 	e, err := db.engines(ctx)
-	if err == nil && e.current.seq == 0 {
+	if err == nil && e.Current.Seq == 0 {
 		err = pratique.ErrNotFound
 	}
 	if err != nil {
 		return pratique.Engine{}, time.Time{}, annotate(err, "engine that everything is current with")
 	}
-	return e.current.Engine, e.at, nil
+	return e.Current.Engine, e.At, nil
 }
 
 // Advance implements store.Fleet.
@@ -177,11 +165,11 @@ func (db *DB) Advance(ctx context.Context, e pratique.Engine, at time.Time) erro
 		if err != nil {
 			return err
 		}
-		if now.latest.seq == 0 || !is(now.latest.Engine, e) {
+		if now.Latest.Seq == 0 || !packed.SameEngine(now.Latest.Engine, e) {
 			return store.ErrSuperseded
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO fleet (one, engine, at) VALUES (1, ?, ?) ON CONFLICT (one) DO UPDATE SET engine = excluded.engine, at = excluded.at`,
-			now.latest.seq, nanos(at))
+			now.Latest.Seq, nanos(at))
 		return err
 	}), "advance to %s", e.Database)
 }
@@ -282,12 +270,12 @@ func (db *DB) AllComponents(ctx context.Context) iter.Seq2[pratique.Component, e
 func (db *DB) Strays(ctx context.Context, e pratique.Engine) iter.Seq2[pratique.Component, error] {
 	return func(yield func(pratique.Component, error) bool) {
 		now, err := db.engines(ctx)
-		if err == nil && (now.latest.seq == 0 || !is(now.latest.Engine, e)) {
+		if err == nil && (now.Latest.Seq == 0 || !packed.SameEngine(now.Latest.Engine, e)) {
 			err = store.ErrSuperseded
 		}
 		var rows []int64
 		if err == nil {
-			err = db.rows(ctx, `SELECT component FROM matched WHERE engine > ? AND engine < ? ORDER BY component`, []any{now.current.seq, now.latest.seq}, func(scan func(...any) error) error {
+			err = db.rows(ctx, `SELECT component FROM matched WHERE engine > ? AND engine < ? ORDER BY component`, []any{now.Current.Seq, now.Latest.Seq}, func(scan func(...any) error) error {
 				var id int64
 				err := scan(&id)
 				rows = append(rows, id)

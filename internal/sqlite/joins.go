@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"slices"
@@ -49,15 +48,6 @@ func (db *DB) forget(rows []int64) {
 		changed.set(r)
 	}
 	db.joins.Forget(changed.has)
-}
-
-// later reports whether a is later than b in order of Begin or, where one of them was
-// never begun, by the time of their databases.
-func later(a, b begun) bool {
-	if a.seq != 0 && b.seq != 0 {
-		return a.seq > b.seq
-	}
-	return cmp.Or(a.DatabaseAt.Compare(b.DatabaseAt), 0) > 0
 }
 
 // parts returns the chunks of a list, joint. One that was replaced meanwhile is

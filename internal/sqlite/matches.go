@@ -23,12 +23,12 @@ func (db *DB) Matches(ctx context.Context, e pratique.Engine, ids []pratique.Com
 	if err != nil {
 		return nil, annotate(err, "matches")
 	}
-	seq, err := now.seq(ctx, db.row, e)
+	seq, err := seqOf(ctx, db.row, now, e)
 	if err != nil || seq == 0 {
 		return ms, annotate(err, "matches")
 	}
 	from := seq
-	if seq == now.current.seq {
+	if seq == now.Current.Seq {
 		from = 0
 	}
 	for part := range slices.Chunk(distinct(ids), askAtOnce) {
@@ -150,21 +150,21 @@ func (w *matchWriter) engine(ctx context.Context, tx *sql.Tx, e pratique.Engine)
 	if err != nil {
 		return err
 	}
-	if w.seq, err = now.seq(ctx, txRow(tx), e); err != nil {
+	if w.seq, err = seqOf(ctx, txRow(tx), now, e); err != nil {
 		return err
 	}
 	switch {
-	case w.seq == 0 && !now.latest.DatabaseAt.After(e.DatabaseAt):
+	case w.seq == 0 && !now.Latest.DatabaseAt.After(e.DatabaseAt):
 		if err := fenced(ctx, tx, e); err != nil {
 			return err
 		}
 		w.begun = true
 		w.seq, err = begin(ctx, tx, e)
 		return err
-	case w.seq == 0 || w.seq != now.latest.seq:
+	case w.seq == 0 || w.seq != now.Latest.Seq:
 		return store.ErrSuperseded
 	}
-	w.current = w.seq == now.current.seq
+	w.current = w.seq == now.Current.Seq
 	return nil
 }
 

@@ -11,14 +11,13 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/internal/packed"
 	"pratique/store"
 )
 
 // head is what is stored of a report; the rest is joined when it is read.
 type head struct {
-	pratique.Report
-	past     []store.Past
-	engine   int64 // in order of Begin, 0: never begun
+	packed.Head
 	latest   []byte
 	standing []byte
 }
@@ -27,7 +26,7 @@ const readHead = `SELECT r.doc, r.findings, r.past, r.engine, s.latest, s.standi
 
 func (db *DB) head(ctx context.Context, row rower, image digest.Digest) (h head, err error) {
 	var doc, findings, past []byte
-	if err := row(ctx, readHead, []any{image.String()}, &doc, &findings, &past, &h.engine, &h.latest, &h.standing); err != nil {
+	if err := row(ctx, readHead, []any{image.String()}, &doc, &findings, &past, &h.Seq, &h.latest, &h.standing); err != nil {
 		return head{}, err
 	}
 	if err := db.decode(doc, &h.Report); err != nil {
@@ -37,7 +36,7 @@ func (db *DB) head(ctx context.Context, row rower, image digest.Digest) (h head,
 		return head{}, err
 	}
 	if past != nil {
-		err = db.decode(past, &h.past)
+		err = db.decode(past, &h.Past)
 	}
 	return h, err
 }
@@ -61,16 +60,10 @@ func (db *DB) Report(ctx context.Context, image digest.Digest) (pratique.Report,
 	return pratique.Report{}, annotate(errChunkGone, "report on %s", image)
 }
 
-// joined reports whether vulnerabilities are joined to a report in this state.
-func joinable(s pratique.State) bool {
-	return s == pratique.StateScanned || s == pratique.StateIncomplete
-}
-
 // report joins the report of a head.
 func (db *DB) report(ctx context.Context, h head, now engines) (pratique.Report, error) {
-	r := h.Report
-	if h.standing == nil || !joinable(r.State) {
-		return r, nil
+	if h.standing == nil || !packed.Joinable(h.State) {
+		return h.Report, nil
 	}
 	l, err := db.unpackRoster(h.standing)
 	if err != nil {
@@ -80,25 +73,7 @@ func (db *DB) report(ctx context.Context, h head, now engines) (pratique.Report,
 	if err != nil {
 		return pratique.Report{}, err
 	}
-	var past map[store.Key]*store.Past
-	if len(h.past) > 0 {
-		past = make(map[store.Key]*store.Past, len(h.past))
-		for i := range h.past {
-			past[h.past[i].Key()] = &h.past[i]
-		}
-	}
-	r.Findings = img.Findings(r.Findings, past)
-	r.Changes = img.Changes()
-	if now.current.seq != 0 && !later(begun{h.engine, r.Engine}, now.current) {
-		analyzer := r.Engine.Analyzer
-		r.Engine = now.current.Engine
-		r.Engine.Analyzer = analyzer
-		if now.at.After(r.ScannedAt) {
-			r.ScannedAt = now.at
-		}
-	}
-	r.EOL = r.EOL || !r.EOLAt.IsZero() && !r.ScannedAt.Before(r.EOLAt)
-	return r, nil
+	return packed.Join(&h.Head, img, now), nil
 }
 
 // PutReport implements store.Reports: read, compare and write are one transaction.
@@ -130,11 +105,11 @@ func (db *DB) putReport(ctx context.Context, tx *sql.Tx, r pratique.Report) (pra
 	if err != nil && !isNotFound(err) {
 		return pratique.Report{}, err
 	}
-	next := head{Report: r, latest: prev.latest, standing: prev.standing}
-	if next.engine, err = now.seq(ctx, txRow(tx), r.Engine); err != nil {
+	next := head{Head: packed.Head{Report: r}, latest: prev.latest, standing: prev.standing}
+	if next.Seq, err = seqOf(ctx, txRow(tx), now, r.Engine); err != nil {
 		return pratique.Report{}, err
 	}
-	if standing && later(begun{prev.engine, prev.Engine}, begun{next.engine, r.Engine}) {
+	if standing && packed.Later(prev.By(), next.By()) {
 		return db.report(ctx, prev, now)
 	}
 	next.Changes = nil
@@ -160,27 +135,19 @@ type settling struct {
 // settle brings the latest occurrences into force, and carries the clocks.
 func (s *settling) settle(ctx context.Context) error {
 	next := s.next
-	var named []pratique.ComponentID // by findings that are joined
-	own := make([]pratique.Finding, 0, len(next.Findings))
-	for _, f := range next.Findings {
-		if f.Kind == pratique.KindVulnerability && f.Component != "" {
-			named = append(named, f.Component)
-		} else {
-			own = append(own, f)
-		}
-	}
+	own, named := packed.Own(next.Findings)
 	next.Findings = own
 	var joined, fresh, later store.Clocks
-	if joinable(next.State) && next.latest != nil {
+	if packed.Joinable(next.State) && next.latest != nil {
 		var err error
 		if joined, fresh, later, err = s.enforce(ctx, named); err != nil {
 			return err
 		}
-		slices.SortStableFunc(next.Findings, func(a, b pratique.Finding) int { return store.WorseFirst(&a, &b) })
+		next.SortFindings()
 	} else if len(named) > 0 {
 		return fmt.Errorf("%w: a finding of component %s, and no such component is in the image", pratique.ErrInvalid, named[0])
 	}
-	next.Findings, next.past = store.Settle(s.prev.Report, s.prev.past, next.Report, joined, fresh, later)
+	next.Settle(&s.prev.Head, joined, fresh, later)
 	return nil
 }
 
@@ -211,35 +178,10 @@ func (s *settling) enforce(ctx context.Context, named []pratique.ComponentID) (j
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	stays := make(map[int64]listed)
-	byLayer := make(map[digest.Digest]listed)
-	for i, c := range before.Chunks {
-		stays[c.ID] = c
-		byLayer[old.Parts[i].Layer] = c
-	}
-	for i, c := range after.Chunks {
-		if was, ok := stays[c.ID]; ok {
-			after.Chunks[i].Since = was.Since
-		} else {
-			after.Chunks[i].Since = s.next.ScannedAt
-		}
-	}
-	img.Since = after.Since()
-	joined = old.Clocks(every)
-	fresh = img.Clocks(func(part int) bool { _, old := stays[after.Chunks[part].ID]; return !old })
-	// What is left of a layer goes on where it was: then little has to be remembered.
-	for i, c := range after.Chunks {
-		if was, ok := byLayer[img.Parts[i].Layer]; ok && stays[c.ID].ID == 0 {
-			after.Chunks[i].Since = was.Since
-		}
-	}
-	img.Since = after.Since()
-	later = img.Clocks(every)
+	joined, fresh, later = packed.Enforce(before, after, old, img, s.next.ScannedAt)
 	s.next.standing = packRoster(after)
 	return joined, fresh, later, nil
 }
-
-func every(int) bool { return true }
 
 // matched makes sure that every component of the image was matched, and that it has
 // those that findings name. Where not all were matched with the report's engine since
@@ -257,7 +199,7 @@ func (s *settling) matched(ctx context.Context, img *image, named []pratique.Com
 			var engine int64
 			err := scan(&engine)
 			known++
-			if engine == s.next.engine {
+			if engine == s.next.Seq {
 				by++
 			}
 			return err
@@ -269,8 +211,8 @@ func (s *settling) matched(ctx context.Context, img *image, named []pratique.Com
 	if known < len(rows) {
 		return fmt.Errorf("%w: %d components of the image were not matched", pratique.ErrInvalid, len(rows)-known)
 	}
-	if cur := s.now.current; cur.seq != 0 && s.next.engine > cur.seq && by < len(rows) {
-		s.next.engine = cur.seq
+	if cur := s.now.Current; cur.Seq != 0 && s.next.Seq > cur.Seq && by < len(rows) {
+		s.next.Seq = cur.Seq
 		cur.Analyzer = s.next.Engine.Analyzer
 		s.next.Engine = cur.Engine
 	}
@@ -311,8 +253,8 @@ func (s *settling) store(ctx context.Context) error {
 		return err
 	}
 	var past []byte
-	if len(s.next.past) > 0 {
-		if past, err = s.db.encode(s.next.past); err != nil {
+	if len(s.next.Past) > 0 {
+		if past, err = s.db.encode(s.next.Past); err != nil {
 			return err
 		}
 	}
@@ -320,7 +262,7 @@ func (s *settling) store(ctx context.Context) error {
 	_, err = s.tx.ExecContext(ctx, `INSERT INTO reports (digest, state, scanned_at, database_at, doc, findings, past, engine) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (digest) DO UPDATE SET state = excluded.state, scanned_at = excluded.scanned_at, database_at = excluded.database_at,
 			doc = excluded.doc, findings = excluded.findings, past = excluded.past, engine = excluded.engine`,
-		r.Image.String(), string(r.State), nanos(r.ScannedAt), nanos(r.Engine.DatabaseAt), doc, s.db.PackFindings(r.Findings, packAbove), past, s.next.engine)
+		r.Image.String(), string(r.State), nanos(r.ScannedAt), nanos(r.Engine.DatabaseAt), doc, s.db.PackFindings(r.Findings, packAbove), past, s.next.Seq)
 	if err != nil || slices.Equal(s.next.standing, s.prev.standing) {
 		return err
 	}
