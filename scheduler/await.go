@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pratique"
+	"pratique/store"
 )
 
 // waiter is one pull that waits for a report.
@@ -106,7 +107,12 @@ func (s *Scheduler) wait(ctx context.Context, ref pratique.Ref, w *waiter) (prat
 			if r, err := s.reports.Report(ctx, ref.Digest); err == nil {
 				return r, nil
 			}
-			if err := s.open(ctx, ref, hurry(ctx)); err != nil {
+			switch err := s.open(ctx, ref, hurry(ctx)); {
+			case errors.Is(err, store.ErrUnreachable):
+				// The job is open already, and the state may be back before the pull has to
+				// end.
+				failed = err
+			case err != nil:
 				return pratique.Report{}, err
 			}
 		case <-ctx.Done():

@@ -37,11 +37,15 @@ type Task struct {
 // ErrRunning says that a schedule is not begun because it runs.
 var ErrRunning = errors.New("it runs already")
 
+// ErrElsewhere says that a schedule is not begun because Run does not run here:
+// another process does what is due, or this one is stopping.
+var ErrElsewhere = errors.New("schedules do not run here: another replica runs them, or this one is stopping")
+
 // CronConfig adjusts a Cron.
 type CronConfig struct {
 	// Timeout ends a run that takes longer, as failed. If zero, 12 hours.
 	Timeout time.Duration
-	// Settle is how long after the start runs begin that were missed while no
+	// Settle is how long after the start of Run those begin that were missed while no
 	// process ran. If zero, 1 minute.
 	Settle time.Duration
 	// Pauses tells whether PrioritySchedule is paused: then nothing begins, and what
@@ -59,6 +63,9 @@ type CronConfig struct {
 // process ran, or while schedules were paused, is done once, however often it was
 // due. A run that is cut short is done again; one that a dying process left
 // unfinished three times in a row waits for its next time.
+//
+// Of processes that share their state one is to run Run (store.Lead); it goes on from
+// what the one before it noted. Run may be called again when it has returned.
 type Cron struct {
 	runs    Runs
 	cfg     CronConfig
@@ -148,12 +155,17 @@ func (c *Cron) Use(ctx context.Context, tasks []Task) error {
 	return nil
 }
 
-// Run does what is due until ctx ends, then ends what runs and waits for it.
+// Run does what is due until ctx ends, then ends what runs and waits for it. It begins
+// with what is noted now: another process may have run since the last time.
 func (c *Cron) Run(ctx context.Context) error {
+	if !c.reread(ctx) {
+		return nil
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	c.mu.Lock()
 	c.ctx, c.wg = ctx, &wg
+	c.settled = c.cfg.Now().Add(c.cfg.Settle)
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
@@ -171,6 +183,44 @@ func (c *Cron) Run(ctx context.Context) error {
 		}
 		t.Stop()
 	}
+}
+
+// reread takes over what is noted of runs, as soon as it can be read; false when ctx
+// ended before.
+func (c *Cron) reread(ctx context.Context) bool {
+	for failures := 0; ; failures++ {
+		err := c.Refresh(ctx)
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err() == nil
+		}
+		if failures == 0 {
+			c.cfg.Log.ErrorContext(ctx, "runs of schedules cannot be read, none is begun", "error", err)
+		}
+		if !sleep(ctx, backoff(time.Second, maxAway, failures)) {
+			return false
+		}
+	}
+}
+
+// Refresh takes over what other processes noted of their runs, for Status. Where Run
+// runs it does nothing: nobody else notes any.
+func (c *Cron) Refresh(ctx context.Context) error {
+	known, err := c.runs.LastRuns(ctx)
+	if err != nil {
+		return fmt.Errorf("schedules: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx != nil {
+		return nil
+	}
+	for name, t := range c.tasks {
+		// With other times it is that of a process with another configuration.
+		if r, ok := known[name]; ok && !t.running && r.Spec == t.Spec {
+			t.run = r
+		}
+	}
+	return nil
 }
 
 // begin begins what is due and returns how long until something may be.
@@ -316,9 +366,10 @@ func (c *Cron) guarded(ctx context.Context, t Task) (note string, err error) {
 	return note, err
 }
 
-// put notes a run, also while the process is being stopped.
+// put notes a run, also while the process is being stopped or another took its place.
+// What is not noted is done again.
 func (c *Cron) put(ctx context.Context, r Run) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := c.runs.PutRun(ctx, r); err != nil {
 		c.cfg.Log.ErrorContext(ctx, "run of a schedule not noted", "schedule", r.Name, "error", err)
@@ -326,7 +377,8 @@ func (c *Cron) put(ctx context.Context, r Run) {
 }
 
 // Begin begins a schedule now, whether it is due or paused or not, and returns at
-// once. An unknown name is pratique.ErrNotFound, one that runs ErrRunning.
+// once. An unknown name is pratique.ErrNotFound, one that runs ErrRunning; where Run
+// does not run it is ErrElsewhere.
 func (c *Cron) Begin(name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -337,7 +389,7 @@ func (c *Cron) Begin(name string) error {
 	case t.running:
 		return fmt.Errorf("schedule %q: %w", name, ErrRunning)
 	case c.ctx == nil || c.ctx.Err() != nil:
-		return errors.New("the process is stopping")
+		return fmt.Errorf("schedule %q: %w", name, ErrElsewhere)
 	}
 	t.run.Unfinished = 0 // asked for
 	c.launch(t)

@@ -332,6 +332,7 @@ func TestCronPaused(t *testing.T) {
 func TestCronState(t *testing.T) {
 	cronTest(t, "a state that does not answer", scheduler.CronConfig{}, func(t *testing.T, c *clockwork) {
 		c.up(c.task("t", time.Hour))
+		synctest.Wait()
 		c.runs.mu.Lock()
 		c.runs.fail = errDisk
 		c.runs.mu.Unlock()

@@ -86,6 +86,16 @@ func (s *Scheduler) begun(j Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.retries, j.Ref.Digest)
+	s.mine[j.Ref.Digest]++
+}
+
+// left is the end of what begun began, when everybody who waits has been told.
+func (s *Scheduler) left(j Job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mine[j.Ref.Digest]--; s.mine[j.Ref.Digest] == 0 {
+		delete(s.mine, j.Ref.Digest)
+	}
 }
 
 // ended notes the end of an attempt; a failed job is due at at. It counts as

@@ -28,7 +28,11 @@ func (s *Scheduler) forgotten(ctx context.Context) {
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		s.cfg.Log.ErrorContext(ctx, "images without a report not all found, will be tried again", "error", err)
+		if errors.Is(err, store.ErrUnreachable) {
+			s.away.began(ctx, err)
+		} else {
+			s.cfg.Log.ErrorContext(ctx, "images without a report not all found, will be tried again", "error", err)
+		}
 		if !sleep(ctx, s.delay(failures, err)) {
 			return
 		}

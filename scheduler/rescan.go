@@ -127,8 +127,13 @@ func (r *Rescanner) DatabaseChanged(context.Context) { notify(r.database) }
 
 // Run rescans whenever the database or the clock moved, until ctx ends, and returns
 // nil. It begins with a look of its own: the last process may have died in the
-// middle of a rescan, or with another database.
+// middle of a rescan, or with another database. Of processes that share their state
+// one is to run it (store.Lead); it may be called again when it has returned.
 func (r *Rescanner) Run(ctx context.Context) error {
+	if leave, err := r.enter(ctx); err == nil {
+		r.settled = false // also when this process ran before, and another since
+		leave()
+	}
 	notify(r.database)
 	clock := time.NewTicker(r.cfg.Clock)
 	defer clock.Stop()

@@ -65,12 +65,16 @@ type Config struct {
 	// that kills its worker every time, waits as long again as it has been known,
 	// up to MaxRetryFailed. If zero, 1 minute and 1 hour.
 	RetryFailed, MaxRetryFailed time.Duration
+	// Shared says that other processes work at the same queue, and keep their reports
+	// in the same place. They are to be connected: Wake when one of them opened a job,
+	// Changed when one of them stored a report. The polls are behind that.
+	Shared bool
 	// Poll is how often the queue is looked at when nothing wakes the workers:
 	// for leases that ran out and jobs opened by other processes. If zero, 15
-	// seconds.
+	// seconds, or 2 when it is shared.
 	Poll time.Duration
 	// ReportPoll is how often a waiting pull looks for a report made by another
-	// process. If zero, 1 second.
+	// process. If zero, 1 second, or 3 when it is shared.
 	ReportPoll time.Duration
 	// Catalog tells through which repository an image is to be had, so that Report
 	// can have a scan that failed because of us tried again. If nil, the reports'
@@ -123,6 +127,10 @@ func (c Config) withDefaults() Config {
 	or(&c.MaxBackoff, 5*time.Minute)
 	or(&c.RetryFailed, time.Minute)
 	or(&c.MaxRetryFailed, time.Hour)
+	if c.Shared {
+		or(&c.Poll, 2*time.Second)
+		or(&c.ReportPoll, 3*time.Second)
+	}
 	or(&c.Poll, 15*time.Second)
 	or(&c.ReportPoll, time.Second)
 	if c.Now == nil {
@@ -144,11 +152,15 @@ type Scheduler struct {
 	metrics metrics
 
 	wakeUp chan struct{} // holds one value when the queue may have a job
+	look   chan struct{} // holds one value when moved has one
+	away   outage
 
 	mu      sync.Mutex
 	waiting map[digest.Digest]map[*waiter]struct{} // pulls, by image
 	retries map[digest.Digest]time.Time            // when a failed job of this process is due again
 	asked   map[digest.Digest]request              // what need not be pushed again just now, by image
+	mine    map[digest.Digest]int                  // attempts that this process makes now
+	moved   map[digest.Digest]struct{}             // awaited images that may have a report
 	busy    share
 }
 
@@ -160,10 +172,14 @@ func New(queue Queue, scanner Scanner, reports store.Reports, cfg Config) *Sched
 	s := &Scheduler{
 		queue: queue, scanner: scanner, reports: reports, cfg: cfg.withDefaults(),
 		wakeUp:  make(chan struct{}, 1),
+		look:    make(chan struct{}, 1),
 		waiting: make(map[digest.Digest]map[*waiter]struct{}),
 		retries: make(map[digest.Digest]time.Time),
 		asked:   make(map[digest.Digest]request),
+		mine:    make(map[digest.Digest]int),
+		moved:   make(map[digest.Digest]struct{}),
 	}
+	s.away.log = s.cfg.Log
 	if s.cfg.Jobs == nil {
 		s.cfg.Jobs, _ = queue.(Jobs)
 	}
@@ -179,7 +195,8 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { s.forgotten(ctx) })
 	wg.Go(func() { s.forgetDead(ctx) })
-	taken := 0
+	wg.Go(func() { s.watch(ctx) })
+	taken, failures := 0, 0
 	for ctx.Err() == nil {
 		room := s.vacancies()
 		if len(room) == 0 {
@@ -190,6 +207,10 @@ func (s *Scheduler) Run(ctx context.Context) error {
 			continue
 		}
 		j, err := s.take(ctx, room, &taken)
+		if err == nil || errors.Is(err, pratique.ErrNotFound) {
+			failures = 0
+			s.away.over(ctx)
+		}
 		if err == nil {
 			s.occupy(j)
 			wg.Go(func() {
@@ -201,12 +222,13 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
+		pause := s.idle()
 		if !errors.Is(err, pratique.ErrNotFound) {
-			s.cfg.Log.ErrorContext(ctx, "queue does not answer", "error", err)
-			sleep(ctx, s.cfg.Backoff)
-			continue
+			s.away.began(ctx, err)
+			pause = backoff(s.cfg.Backoff, maxAway, failures)
+			failures++
 		}
-		idle := time.NewTimer(s.idle())
+		idle := time.NewTimer(pause)
 		select {
 		case <-s.wakeUp:
 		case <-idle.C:
@@ -216,6 +238,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// maxAway is how long a queue that does not answer is left alone at most.
+const maxAway = 5 * time.Second
 
 // idle is how long an empty queue need not be looked at, if nothing wakes us.
 func (s *Scheduler) idle() time.Duration {

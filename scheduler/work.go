@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pratique"
+	"pratique/store"
 )
 
 // answered is an error that a client should see as an answer: an upstream's, in
@@ -34,6 +35,13 @@ func upstream(err error) bool {
 // work does one attempt at a job and closes it or leaves it open for the next.
 func (s *Scheduler) work(ctx context.Context, j Job) {
 	s.begun(j)
+	defer s.left(j)
+	if r, ok := s.settled(ctx, j); ok {
+		ctx, cancel := writing(ctx)
+		defer cancel()
+		s.close(ctx, j, nil, time.Time{}, "done", outcome{report: r})
+		return
+	}
 	start := time.Now()
 	r, err := s.attempt(ctx, j)
 	if err != nil && ctx.Err() != nil {
@@ -42,17 +50,17 @@ func (s *Scheduler) work(ctx context.Context, j Job) {
 		return
 	}
 	s.metrics.seconds.Observe(time.Since(start).Seconds())
-	// From here on what was done must be written, even when we are being stopped.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	ctx, cancel := writing(ctx)
 	defer cancel()
 	switch {
 	case err == nil:
-		s.close(ctx, j, nil, time.Time{}, "done")
-		s.tell(j.Ref.Digest, outcome{report: r})
+		s.close(ctx, j, nil, time.Time{}, "done", outcome{report: r})
 	case errors.Is(err, pratique.ErrNoDatabase):
 		// Nothing is wrong with the image or its upstream, and every image waits
 		// for the same: never given up.
 		s.retry(ctx, j, err, s.cfg.Now().Add(noDatabaseFactor*s.cfg.Backoff))
+	case errors.Is(err, store.ErrUnreachable): // nor when it is our own state
+		s.retry(ctx, j, err, s.cfg.Now().Add(s.delay(0, err)))
 	case j.Attempts+1 >= s.cfg.MaxAttempts:
 		s.giveUp(ctx, j, err)
 	default:
@@ -60,13 +68,30 @@ func (s *Scheduler) work(ctx context.Context, j Job) {
 	}
 }
 
+// For so long is tried to write how an attempt ended: while the state is away, and
+// when we are being stopped. After that the lease runs out, and it is done again.
+const (
+	writeLong  = 5 * time.Minute
+	writeShort = 30 * time.Second
+)
+
+// writing is a context for what must be written of an attempt, also when we are being
+// stopped.
+func writing(ctx context.Context) (context.Context, context.CancelFunc) {
+	w, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLong)
+	stop := context.AfterFunc(ctx, func() {
+		sleep(w, writeShort)
+		cancel()
+	})
+	return w, func() { stop(); cancel() }
+}
+
 // noDatabaseFactor times Backoff is between two looks for a database.
 const noDatabaseFactor = 2
 
 func (s *Scheduler) retry(ctx context.Context, j Job, cause error, at time.Time) {
 	s.cfg.Log.WarnContext(ctx, "scan failed, will be tried again", "image", j.Ref, "attempt", j.Attempts+1, "at", at, "error", cause)
-	s.close(ctx, j, cause, at, "retry")
-	s.tell(j.Ref.Digest, outcome{err: cause})
+	s.close(ctx, j, cause, at, "retry", outcome{err: cause})
 }
 
 // giveUp leaves a failed report, so that clients are told, and closes the job.
@@ -80,12 +105,11 @@ func (s *Scheduler) giveUp(ctx context.Context, j Job, cause error) {
 		return
 	}
 	s.cfg.Log.ErrorContext(ctx, "scan given up", "image", j.Ref, "attempts", j.Attempts+1, "error", cause)
-	s.close(ctx, j, cause, time.Time{}, "dead")
+	o := outcome{report: r}
 	if upstream(cause) { // those who wait now are told what the upstream said
-		s.tell(j.Ref.Digest, outcome{err: cause})
-		return
+		o = outcome{err: cause}
 	}
-	s.tell(j.Ref.Digest, outcome{report: r})
+	s.close(ctx, j, cause, time.Time{}, "dead", o)
 }
 
 // fail stores the failed report of a job that is given up and returns what
@@ -142,31 +166,52 @@ func (s *Scheduler) attempt(ctx context.Context, j Job) (r pratique.Report, err 
 }
 
 // renew keeps the job's lease until ctx ends. A lease that went to another ends
-// the scan.
+// the scan; one that cannot be renewed does not: it is tried again soon, and nobody
+// else takes a job while the state is away.
 func (s *Scheduler) renew(ctx context.Context, j Job, lose context.CancelCauseFunc) {
-	for sleep(ctx, s.cfg.Lease/3) {
+	for pause := s.cfg.Lease / 3; sleep(ctx, pause); {
 		err := s.queue.Renew(ctx, j, s.cfg.Now().Add(s.cfg.Lease))
+		pause = s.cfg.Lease / 3
 		switch {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, pratique.ErrNotFound):
 			lose(fmt.Errorf("the job went to another: %w", err))
 			return
+		case errors.Is(err, store.ErrUnreachable):
+			s.away.began(ctx, err)
+			pause = s.cfg.Lease / 12
 		case err != nil:
 			s.cfg.Log.WarnContext(ctx, "lease not renewed", "image", j.Ref, "error", err)
 		}
 	}
 }
 
-// close finishes the job. When that fails its lease runs out and it is done
-// again, which changes nothing.
-func (s *Scheduler) close(ctx context.Context, j Job, failure error, retryAt time.Time, outcome string) {
+// close finishes the job and tells those who wait; while the state is away they are
+// told first, and it is tried again until ctx ends. When it fails the lease runs out
+// and the job is done again, which changes nothing.
+func (s *Scheduler) close(ctx context.Context, j Job, failure error, retryAt time.Time, how string, o outcome) {
 	err := s.queue.Finish(ctx, j, failure, retryAt)
+	told := false
+	for failures := 0; errors.Is(err, store.ErrUnreachable); failures++ {
+		s.away.began(ctx, err)
+		if !told {
+			s.tell(j.Ref.Digest, o)
+			told = true
+		}
+		if !sleep(ctx, backoff(s.cfg.Backoff/10, maxAway, failures)) {
+			break
+		}
+		err = s.queue.Finish(ctx, j, failure, retryAt)
+	}
 	if err != nil && !errors.Is(err, pratique.ErrNotFound) {
 		s.cfg.Log.ErrorContext(ctx, "job not closed", "image", j.Ref, "error", err)
 	}
 	s.ended(j, retryAt)
-	s.metrics.jobs.WithLabelValues(outcome).Inc()
+	s.metrics.jobs.WithLabelValues(how).Inc()
+	if !told {
+		s.tell(j.Ref.Digest, o)
+	}
 }
 
 // delay before the attempt after attempts failed ones and this one.

@@ -375,6 +375,39 @@ end
 return n
 `) //nolint:gochecknoglobals // see scriptChange
 
+// scriptLoadJob stores a job that nobody holds in place of what is kept of its digest.
+//
+//	KEYS those of the queue
+//	ARGV 1 digest, 2 job
+//	returns 1
+var scriptLoadJob = redis.NewScript(luaQueue + `
+local d = ARGV[1]
+local old, j = read(d), cjson.decode(ARGV[2])
+if old then
+  forget(old)
+  if old.x ~= '' then
+    redis.call('ZREM', DEAD, old.x .. old.q .. d)
+  else
+    aside(d, old)
+    leave(d, old)
+  end
+end
+j.h = ''
+if tonumber(j.q) == 0 then
+  j.q = string.format('%016d', redis.call('HINCRBY', TURNS, 'number', 1))
+elseif tonumber(j.q) > tonumber(redis.call('HGET', TURNS, 'number') or '0') then
+  redis.call('HSET', TURNS, 'number', string.format('%.0f', tonumber(j.q)))
+end
+if j.x ~= '' then
+  redis.call('ZADD', DEAD, 0, j.x .. j.q .. d)
+else
+  enter(d, j)
+  shelve(d, j, j.a > 0 and 'later' or 'ready') -- what never failed is in line
+end
+keep(d, j)
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
+
 // scriptBeat says that a process lives, and lets the jobs be taken whose holders do
 // not. Time is counted as far as anybody was heard: a gap of more than ARGV 3 is
 // one in which Redis was away, and nobody is dead for having been silent in it.
@@ -572,7 +605,7 @@ local out = {}
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then out[1] = ARGV[1] end
 local numbers = list(KEYS[3], ARGV[1]) or ''
 for i = #numbers - 3, 1, -4 do
-  local d = redis.call('HGET', KEYS[2], struct.unpack('>I4', numbers, i))
+  local d = redis.call('HGET', KEYS[2], (struct.unpack('>I4', numbers, i)))
   if d and d ~= out[1] then out[#out + 1] = d end
 end
 return out
@@ -636,7 +669,7 @@ end
 //	     was; with the digests that the tag named before, LF between them
 var scriptSetTag = redis.NewScript(luaChanged + luaWords + luaTags + `
 local VERSION, REPOS, TAGS, SPANS, HISTORY, NAMING, MOVES = unpack(KEYS)
-local channel, part, repo, tag, digest, moved, checked, rest, micros, may = unpack(ARGV)
+local channel, part, repo, tag, digest, moved, checked, rest, micros, may = unpack(ARGV, 1, 10)
 local v = redis.call('HGET', TAGS, tag)
 local was, since, seen
 if v then was, since, seen = string.match(v, '^([^\n]*)\n(%d+)\n(%d+)\n') end
@@ -658,6 +691,7 @@ local function read(d)
 end
 if was and was ~= '' then
   local first, last = read(was)
+  if not first then first, last = since, seen end
   if seen > last then last = seen end
   redis.call('HSET', SPANS, span(was), first .. ' ' .. last .. ' ' .. moved)
   redis.call('ZADD', MOVES, micros, move(was))
@@ -740,4 +774,195 @@ var scriptSetTagList = redis.NewScript(luaChanged + `
 redis.call('SADD', KEYS[2], ARGV[3])
 redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
 changed(KEYS[1], ARGV[1], ARGV[2], {ARGV[5]})
+`) //nolint:gochecknoglobals // see scriptChange
+
+// Pulls, in the partition of their image (pulls_packed.go). What was asked on a day
+// has numbers from 0; they are taken back only with the whole day, so that the next
+// one is how many there are.
+
+// scriptServed notes when manifests were served.
+//
+//	KEYS 1 version, 2 served
+//	ARGV 1 channel, 2 number of the partition, then digest, first and last time (20 digits)
+//	returns the digests that were served for the first time, or earlier than was known
+var scriptServed = redis.NewScript(luaChanged + `
+local moved = {}
+for i = 3, #ARGV, 3 do
+  local first, last = ARGV[i + 1], ARGV[i + 2]
+  local old = redis.call('HGET', KEYS[2], ARGV[i])
+  if old then
+    if string.sub(old, 1, 20) <= first then first = string.sub(old, 1, 20) else moved[#moved + 1] = ARGV[i] end
+    if string.sub(old, 22) > last then last = string.sub(old, 22) end
+  else
+    moved[#moved + 1] = ARGV[i]
+  end
+  local new = first .. ' ' .. last
+  if new ~= old then redis.call('HSET', KEYS[2], ARGV[i], new) end
+end
+if #moved > 0 then changed(KEYS[1], ARGV[1], ARGV[2], moved) end
+return moved
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptPulls appends pulls to the log of one hour.
+//
+//	KEYS 1 pulls.hours, 2 asked.DAY, 3 pulls.HOUR
+//	ARGV 1 hour, then for each: asked (text), kind of client, time (packed), client (packed)
+//	returns nothing
+var scriptPulls = redis.NewScript(`
+local out = {}
+local function flush()
+  if #out > 0 then redis.call('RPUSH', KEYS[3], unpack(out)) end
+  out = {}
+end
+redis.call('SADD', KEYS[1], ARGV[1])
+for i = 2, #ARGV, 4 do
+  local id = redis.call('HGET', KEYS[2], ARGV[i])
+  if not id then
+    id = redis.call('HLEN', KEYS[2])
+    redis.call('HSET', KEYS[2], ARGV[i], id)
+  end
+  local n, varint = tonumber(id) * 4 + tonumber(ARGV[i + 1]), ''
+  while n >= 128 do
+    varint = varint .. string.char(128 + n % 128)
+    n = math.floor(n / 128)
+  end
+  out[#out + 1] = ARGV[i + 2] .. varint .. string.char(n) .. ARGV[i + 3]
+  if #out == 1000 then flush() end
+end
+flush()
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptPullsRead reads hours of one day, together with the numbers that they name:
+// a day that is forgotten between two reads could give them to others.
+//
+//	KEYS 1 asked.DAY, 2… pulls.HOUR
+//	returns a list of texts and numbers in turn, then for each hour a list of pulls
+var scriptPullsRead = redis.NewScript(`
+local out = {redis.call('HGETALL', KEYS[1])}
+for i = 2, #KEYS do out[i] = redis.call('LRANGE', KEYS[i], 0, -1) end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptPullsDrop removes pulls of one hour: those from before a time, and those of
+// some minutes; and with the last of a day what was asked on it.
+//
+//	KEYS 1 pulls.hours, 2 asked.DAY, 3 pulls.HOUR
+//	ARGV 1 hour, 2 nanoseconds since it began, 3… minutes of it, 0 to 59
+//	returns nothing
+var scriptPullsDrop = redis.NewScript(`
+local hour, cut, minutes = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
+for i = 3, #ARGV do minutes[tonumber(ARGV[i])] = true end
+local kept, all = {}, {}
+if cut < 3600e9 then all = redis.call('LRANGE', KEYS[3], 0, -1) end
+for _, e in ipairs(all) do
+  local a, b, c, d, f, g = string.byte(e, 1, 6)
+  local at = math.floor(((((a * 256 + b) * 256 + c) * 256 + d) * 256 + f) * 4 + g / 64)
+  if at >= cut and not minutes[math.floor(at / 60e9)] then kept[#kept + 1] = e end
+end
+if #kept > 0 and #kept == #all then return end
+redis.call('DEL', KEYS[3])
+for i = 1, #kept, 1000 do redis.call('RPUSH', KEYS[3], unpack(kept, i, math.min(i + 999, #kept))) end
+if #kept > 0 then return end
+redis.call('SREM', KEYS[1], ARGV[1])
+local day = math.floor(hour / 24) * 24
+for h = day, day + 23 do
+  if redis.call('SISMEMBER', KEYS[1], string.format('%d', h)) == 1 then return end
+end
+redis.call('DEL', KEYS[2])
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptVerdicts stores verdicts; one that is there is kept.
+//
+//	KEYS 1 verdicts, 2 verdicts.at
+//	ARGV for each: id, time in microseconds, document
+//	returns nothing
+var scriptVerdicts = redis.NewScript(`
+for i = 1, #ARGV, 3 do
+  if redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 2]) == 1 then redis.call('ZADD', KEYS[2], ARGV[i + 1], ARGV[i]) end
+end
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptVerdictsForget removes verdicts.
+//
+//	KEYS 1 verdicts, 2 verdicts.at
+//	ARGV ids
+//	returns nothing
+var scriptVerdictsForget = redis.NewScript(`
+for _, id in ipairs(ARGV) do
+  redis.call('HDEL', KEYS[1], id)
+  redis.call('ZREM', KEYS[2], id)
+end
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptPutAttestations replaces what was verified about an image.
+//
+//	KEYS 1 version, 2 attestations
+//	ARGV 1 channel, 2 number of the partition, 3 digest, 4 document
+//	returns nothing
+var scriptPutAttestations = redis.NewScript(luaChanged + `
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
+changed(KEYS[1], ARGV[1], ARGV[2], {ARGV[3]})
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptCreateException stores an exception.
+//
+//	KEYS 1 exceptions
+//	ARGV 1 id, 2 document
+//	returns 1, or 0 when the id is taken
+var scriptCreateException = redis.NewScript(`
+return redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptReviseException replaces an exception by its successor. What is written back
+// unchanged is a write too: who waits for the disk after it waits for what was there.
+//
+//	KEYS 1 exceptions
+//	ARGV 1 id, 2 document that was read, 3 document
+//	returns 1, or 0 when another one is there
+var scriptReviseException = redis.NewScript(`
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptPutPushes opens pushes.
+//
+//	KEYS 1 pushes, 2 pushes.at
+//	ARGV for each: Push.Key, time (20 digits), document
+//	returns nothing
+//
+// The document is stored after its time; pushes.at is in the order of its members,
+// which are times and keys.
+var scriptPutPushes = redis.NewScript(`
+for i = 1, #ARGV, 3 do
+  local old = redis.call('HGET', KEYS[1], ARGV[i])
+  if old then redis.call('ZREM', KEYS[2], string.sub(old, 1, 20) .. ARGV[i]) end
+  redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ARGV[i + 2])
+  redis.call('ZADD', KEYS[2], 0, ARGV[i + 1] .. ARGV[i])
+end
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptOpenPushes returns the oldest.
+//
+//	KEYS 1 pushes, 2 pushes.at
+//	ARGV 1 how many
+//	returns documents behind their times
+var scriptOpenPushes = redis.NewScript(`
+local out = {}
+for _, m in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '-', '+', 'LIMIT', 0, ARGV[1])) do
+  out[#out + 1] = redis.call('HGET', KEYS[1], string.sub(m, 21))
+end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptClosePush closes a push unless another one has replaced it.
+//
+//	KEYS 1 pushes, 2 pushes.at
+//	ARGV 1 Push.Key, 2 time (20 digits)
+//	returns 1, or 0 when it is not open
+var scriptClosePush = redis.NewScript(`
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+if not old or string.sub(old, 1, 20) ~= ARGV[2] then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[2] .. ARGV[1])
+return redis.call('HDEL', KEYS[1], ARGV[1])
 `) //nolint:gochecknoglobals // see scriptChange
