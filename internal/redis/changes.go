@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/redis/go-redis/v9"
 
+	"pratique"
 	"pratique/store"
 )
 
@@ -26,6 +27,7 @@ type changes struct {
 	known [partitions]int64 // versions up to which everything was told
 
 	confirmed atomic.Int64 // Unix nanoseconds
+	outdated  atomic.Bool  // a newer release ended what this one may do
 }
 
 var (
@@ -57,7 +59,7 @@ func (db *DB) startChanges(ctx context.Context) error {
 	c.confirmed.Store(now.UnixNano())
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c.cancel = cancel
-	messages := db.rdb.Subscribe(background, db.channel(changesChannel), db.channel(leaseChannel), db.channel(jobChannel))
+	messages := db.rdb.Subscribe(background, db.channel(changesChannel), db.channel(leaseChannel), db.channel(jobChannel), db.channel(announceChannel))
 	c.done.Go(func() { c.listen(background, messages) })
 	c.done.Go(func() { c.poll(background) })
 	return nil
@@ -69,6 +71,40 @@ func (c *changes) stop() {
 	}
 	c.cancel()
 	c.done.Wait()
+}
+
+// announceChannel carries digests of images, for whoever follows them.
+const announceChannel = "announced"
+
+// maxAnnounced bounds the digests of one message.
+const maxAnnounced = 1000
+
+// Announce has every process' Config.OnAnnounced told of images. It is a hint: a
+// message may be lost.
+func (db *DB) Announce(ctx context.Context, images ...digest.Digest) error {
+	for chunk := range slices.Chunk(images, maxAnnounced) {
+		names := make([]string, len(chunk))
+		for i, d := range chunk {
+			names[i] = string(d)
+		}
+		if err := db.rdb.Publish(ctx, db.channel(announceChannel), strings.Join(names, "\n")).Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *changes) announced(payload string) {
+	if c.db.cfg.OnAnnounced == nil {
+		return
+	}
+	var ds []digest.Digest
+	for name := range strings.SplitSeq(payload, "\n") {
+		if d, err := pratique.ParseDigest(name); err == nil {
+			ds = append(ds, d)
+		}
+	}
+	c.db.cfg.OnAnnounced(ds)
 }
 
 // jobChannel carries a word whenever a job may be waiting.
@@ -90,6 +126,8 @@ func (c *changes) listen(ctx context.Context, messages *redis.PubSub) {
 				c.message(m.Payload)
 			case c.db.channel(leaseChannel):
 				c.db.leases.told(m.Payload)
+			case c.db.channel(announceChannel):
+				c.announced(m.Payload)
 			case c.db.channel(jobChannel):
 				if c.db.cfg.OnJob != nil {
 					c.db.cfg.OnJob()
@@ -200,7 +238,9 @@ func (c *changes) versions(ctx context.Context) (versions [partitions]int64, err
 	ctx, cancel := context.WithTimeout(ctx, c.db.cfg.Timeout)
 	defer cancel()
 	var got [partitions]*redis.StringCmd
+	var oldest *redis.StringCmd
 	_, err = c.db.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		oldest = p.HGet(ctx, c.db.schemaKey(), "oldest")
 		for n := range got {
 			got[n] = p.Get(ctx, c.db.key(partNumber(n), "version"))
 		}
@@ -215,6 +255,12 @@ func (c *changes) versions(ctx context.Context) (versions [partitions]int64, err
 	}
 	if err != nil && !isMissing(missing(err)) {
 		return versions, err
+	}
+	if n, err := oldest.Int(); err == nil && n > c.db.schema && c.outdated.CompareAndSwap(false, true) {
+		c.db.cfg.Log.ErrorContext(ctx, "a newer release changed the state: this replica does not use it any more", "error", errOutdated)
+	}
+	if c.outdated.Load() {
+		return versions, errOutdated
 	}
 	return versions, nil
 }

@@ -96,13 +96,18 @@ func randomName() string {
 	return hex.EncodeToString(b[:])
 }
 
-// unreachable is the hook that marks errors which say nothing of what was asked.
-type unreachable struct{}
+// unreachable is the hook that marks errors which say nothing of what was asked, and
+// ends the use of a state of a newer release.
+type unreachable struct{ outdated func() bool }
 
 func (unreachable) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-func (unreachable) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (u unreachable) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		if u.outdated() {
+			cmd.SetErr(errAway)
+			return errAway
+		}
 		err := away(ctx, next(ctx, cmd))
 		if err != nil {
 			cmd.SetErr(err)
@@ -111,8 +116,14 @@ func (unreachable) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-func (unreachable) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (u unreachable) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if u.outdated() {
+			for _, cmd := range cmds {
+				cmd.SetErr(errAway)
+			}
+			return errAway
+		}
 		err := away(ctx, next(ctx, cmds))
 		for _, cmd := range cmds {
 			if e := cmd.Err(); e != nil {
@@ -122,6 +133,9 @@ func (unreachable) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 		return err
 	}
 }
+
+// errAway is what every command fails with once the state is of a newer release.
+var errAway = fmt.Errorf("%w: %w", store.ErrUnreachable, errOutdated)
 
 // away wraps err with store.ErrUnreachable unless it is an answer or the caller's
 // own end.

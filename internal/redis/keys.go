@@ -10,8 +10,11 @@ import (
 	"pratique"
 )
 
-// schema is the version of the keys and documents that this release writes; every
-// key names it. See schema.go.
+// layout is in every key: two layouts are two states that know nothing of each
+// other (`pratique migrate` would move between them).
+const layout = 1
+
+// schema is the version of what this release writes, within the layout: schema.go.
 const schema = 1
 
 // partitions is how many parts the state has. Keys of one part share a hash tag,
@@ -19,7 +22,7 @@ const schema = 1
 // nothing is ever changed in two parts at once. It is fixed by the schema.
 const partitions = 64
 
-// A key is PREFIX:SCHEMA:{PART}:NAME. PART is two digits of a partition, or a word
+// A key is PREFIX:LAYOUT:{PART}:NAME. PART is two digits of a partition, or a word
 // for what is one for all. All keys live until they are removed by their owner,
 // unless a lifetime is given here.
 //
@@ -27,6 +30,16 @@ const partitions = 64
 //	00…63    version           string  changes.go   counts writes that stamps tell of
 //	schema   schema            hash    schema.go    version, and oldest that may write
 //	lease    NAME              string  lease.go     holder's token; expires with the lease
+//	00…63    served            hash    pulls.go     first and last time served (20 digits each), by digest
+//	00…63    pulls.HOUR        list    pulls.go     pulls of an hour since 1970 (pulls_packed.go); history.retention
+//	00…63    pulls.hours       set     pulls.go     hours that have pulls
+//	00…63    asked.DAY         hash    pulls.go     number of what was asked on a day, by its text; goes with its last hour
+//	00…63    verdicts          hash    pulls_forget.go  verdicts that people may ask about, by id; as long as a pull names them
+//	00…63    verdicts.at       zset    pulls_forget.go  their ids by microseconds
+//	00…63    attestations      hash    attestations.go  what was verified, by digest
+//	exceptions exceptions      hash    exceptions.go  exceptions by id, for ever
+//	pushes   pushes            hash    pushes.go    open pushes by Push.Key, until they are closed
+//	pushes   pushes.at         zset    pushes.go    them by time
 //	queue    jobs              hash    queue.go     a job by digest, open or dead (scripts.go)
 //	queue    jobs.open         zset    queue.go     open jobs in the order of lists
 //	queue    jobs.ready        zset    queue.go     those that may be taken, in their order

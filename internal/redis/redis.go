@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -60,8 +61,14 @@ type Config struct {
 	// tag keys as with Stamper, or nil for everything. It must not block. If nil,
 	// nothing is told.
 	OnChanged func(ds []digest.Digest)
+	// OnAnnounced is told of images that some process announced (Announce), this one
+	// included. It must not block. If nil, nothing is told.
+	OnAnnounced func(images []digest.Digest)
 	// OnJob is told that a job may be waiting. It must not block. If nil, nothing is.
 	OnJob func()
+	// later are the steps of a release to come, for tests.
+	later []step
+
 	// Log receives lost and regained connections. If nil, slog.Default().
 	Log *slog.Logger
 	// Metrics receives pratique_redis_*. If nil, none are registered.
@@ -95,12 +102,16 @@ func (c Config) withDefaults() Config {
 type DB struct {
 	cfg    Config
 	rdb    redis.UniversalClient
-	prefix string // PREFIX:SCHEMA:
+	prefix string // PREFIX:LAYOUT:
+	schema int    // schema and steps; tests have others
+	steps  []step
 	packed.Codec
 	docs    store.Documents
 	stamps  *store.Stamps
 	changes *changes
 	leases  leases
+	ties    atomic.Uint32 // of pulls, see packTime
+	warned  atomic.Value  // of durability, see warnDurability
 	queue   *queue
 }
 
@@ -116,7 +127,11 @@ func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 		return nil, err
 	}
 	db := &DB{cfg: cfg, rdb: redis.NewUniversalClient(options), docs: cfg.Documents, stamps: store.NewStamps()}
-	db.prefix = cfg.Prefix + ":" + strconv.Itoa(schema) + ":"
+	db.prefix = cfg.Prefix + ":" + strconv.Itoa(layout) + ":"
+	db.schema, db.steps = schema, steps()
+	if cfg.later != nil {
+		db.schema, db.steps = cfg.later[len(cfg.later)-1].to, cfg.later
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, db.rdb.Close())
@@ -125,7 +140,7 @@ func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	if db.Codec, err = packed.NewCodec(); err != nil {
 		return nil, err
 	}
-	db.rdb.AddHook(unreachable{})
+	db.rdb.AddHook(unreachable{func() bool { return db.changes != nil && db.changes.outdated.Load() }})
 	if err := db.open(ctx); err != nil {
 		return nil, fmt.Errorf("redis %s: %w", safeURL(cfg.URL), err)
 	}
