@@ -19,9 +19,9 @@ import (
 type Dumper interface {
 	// Dump yields the records of a kind whose place is after that of the record with
 	// the key after ("": all), always in the same order: the backend's own, unless the
-	// kind has one (see Kinds). A key after which nothing is there any more is an
-	// error. It holds no lock while the caller's loop body runs. An error ends the
-	// sequence. What is not there is no record: an empty state has none.
+	// kind has one (see Kinds). Where the order is not that of keys, an after that is
+	// not there is an error. It holds no lock while the caller's loop body runs. An
+	// error ends the sequence. What is not there is no record: an empty state has none.
 	Dump(ctx context.Context, kind Kind, after string) iter.Seq2[Record, error]
 	// Load stores records of a kind, in place of what is stored under their keys, and
 	// whatever follows from them. It is idempotent: after a crash in the middle the
@@ -88,6 +88,8 @@ const (
 	KindQueue Kind = "queue"
 	// KindRuns: name of a schedule; DumpedRun.
 	KindRuns Kind = "runs"
+	// KindDatabases: kind of database; WantedDatabase.
+	KindDatabases Kind = "databases"
 )
 
 // Kinds are all kinds, in the order in which they are loaded.
@@ -96,7 +98,7 @@ func Kinds() []Kind {
 		KindImages, KindTags, KindRepositories,
 		KindInventories, KindComponents, KindChunks, KindFleet, KindMatches, KindScanned, KindReports,
 		KindServed, KindPulls, KindVerdicts, KindExceptions, KindAttestations, KindPushes, KindEvents, KindMarks,
-		KindJobs, KindQueue, KindRuns,
+		KindJobs, KindQueue, KindRuns, KindDatabases,
 	}
 }
 

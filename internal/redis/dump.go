@@ -18,6 +18,7 @@ import (
 //	history_dump.go   func (db *DB) dumpsHistory() dumps  served, pulls, verdicts, exceptions, attestations, pushes, events, marks
 //	fleet_dump.go     func (db *DB) dumpsFleet() dumps    inventories, components, chunks, fleet, matches, scanned, reports
 //	queue_dump.go     func (db *DB) dumpsQueue() dumps    jobs, queue, runs
+//	shelf_dump.go     func (db *DB) dumpsShelf() dumps    databases
 //
 // such as
 //
@@ -72,6 +73,9 @@ func (db *DB) dumps(kind store.Kind) (dump, error) {
 	}
 	if o, ok := any(db).(interface{ dumpsQueue() dumps }); ok {
 		all = append(all, o.dumpsQueue())
+	}
+	if o, ok := any(db).(interface{ dumpsShelf() dumps }); ok {
+		all = append(all, o.dumpsShelf())
 	}
 	for _, of := range all {
 		if d, ok := of[kind]; ok {
