@@ -37,7 +37,7 @@ build: ## build bin/pratique and bin/pratique-analyzer (the first time: about te
 
 .PHONY: test
 test: tools ## unit and component tests of every package
-	@$(MAKE) bin/pratique bin/pratique-analyzer bin/testsum
+	@$(MAKE) bin/pratique bin/pratique-analyzer bin/testsum bin/versitygw
 	@failed=0; \
 	  PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -json ./... | bin/testsum -suite unit || failed=1; \
 	  $(ANALYZE) $(GO) test -trimpath -json $(ANALYZE_PACKAGES) | bin/testsum -suite analyze || failed=1; \
@@ -64,9 +64,9 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	$(GO) -C tools/helm vet ./...
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run
 	$(GO) mod tidy -diff
-	for m in peers containerd17 containerd2 docker29 cosign trivy helm; do $(GO) -C tools/$$m mod tidy -diff || exit 1; done
+	for m in peers containerd17 containerd2 docker29 cosign trivy helm versitygw; do $(GO) -C tools/$$m mod tidy -diff || exit 1; done
 	$(GO) generate ./... && git diff --exit-code
-	@$(MAKE) bin/pratique-analyzer bin/testsum
+	@$(MAKE) bin/pratique-analyzer bin/testsum bin/versitygw
 	PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -race -json ./... | bin/testsum -suite race
 
 .PHONY: bench
@@ -92,7 +92,7 @@ tools: ## install the Debian packages that the tests start (as root)
 	@tools/apt.sh $(E2E_TOOLS) $(REDIS_TOOLS)
 
 .PHONY: peers
-peers: bin/crane bin/registry bin/criclient bin/conformance bin/containerd2 bin/trivy ## build the clients and registries that e2e and bench start
+peers: bin/crane bin/registry bin/criclient bin/conformance bin/containerd2 bin/trivy bin/versitygw ## build the clients and registries that e2e and bench start
 
 .PHONY: clients
 clients: tools build peers bin/containerd17 bin/dockerd bin/cosign bin/testsum ## mirrors left open, nodes closed and images signed, with every client that can be built from modules (as root)
@@ -103,7 +103,7 @@ clean: ## remove what was built and what `make run` kept
 	rm -rf bin dist var
 
 # The Go command knows best what is stale, so these are always asked for.
-.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/fleet bin/testsum bin/crane bin/registry bin/criclient bin/conformance bin/containerd17 bin/containerd2 bin/dockerd bin/cosign bin/trivy
+.PHONY: bin/pratique bin/pratique-analyzer bin/demo bin/fleet bin/testsum bin/crane bin/registry bin/criclient bin/conformance bin/containerd17 bin/containerd2 bin/dockerd bin/cosign bin/trivy bin/versitygw
 bin/pratique:
 	@$(RELEASE) -o $@ ./cmd/pratique
 
@@ -145,3 +145,6 @@ bin/cosign:
 
 bin/trivy:
 	@cd tools/trivy && $(ANALYZE) $(RELEASE) -o ../../$@ github.com/aquasecurity/trivy/cmd/trivy
+
+bin/versitygw:
+	@cd tools/versitygw && $(RELEASE) -o ../../$@ github.com/versity/versitygw/cmd/versitygw

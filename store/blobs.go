@@ -1,21 +1,23 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"pratique"
 )
@@ -38,6 +40,21 @@ type BlobsConfig struct {
 	// it must be on the same file system as rootdirectory, because a blob is
 	// committed by a rename. Several processes may share it.
 	Spool string
+	// Hot is a local cache in front of an object store. If zero, there is none.
+	Hot HotConfig
+	// Redirect makes RedirectURL give addresses, where the driver has them.
+	Redirect bool
+	// Answer is how long an object store may take for an answer, tries included. If
+	// zero, 10 seconds.
+	Answer time.Duration
+	// Stall is how long it may take for the next bytes of a body or for a part of an
+	// upload. If zero, 30 seconds.
+	Stall time.Duration
+	// Log receives what nobody is told otherwise. If nil, slog.Default().
+	Log *slog.Logger
+	// Metrics receives pratique_hot_* and pratique_objects_*. If nil, none are
+	// registered.
+	Metrics prometheus.Registerer
 }
 
 // Blobs are the verified bytes of manifests, configs and layers, by digest. A
@@ -59,6 +76,14 @@ type Blobs struct {
 	measuring sync.Mutex
 	holds     holds
 	codec     documentCodec
+
+	// Of object stores; nil or zero with the filesystem driver.
+	bucket     *bucket // with the s3 driver
+	hot        *hot    // if configured
+	redirect   bool
+	skew       atomic.Int64 // how far its clock is ahead of ours
+	background background
+	log        *slog.Logger
 }
 
 // steps are the operations on files by which a blob becomes durable. Whatever
@@ -76,19 +101,16 @@ type steps struct {
 // blobsPath is the folder of all blobs in the driver's name space.
 const blobsPath = "/blobs"
 
-// stagingPath is where drivers that show unfinished files keep them.
-const stagingPath = "/staging"
-
-// stagingAge is how old a staged file must be to be surely abandoned: another
-// replica may be writing the younger ones.
-const stagingAge = 24 * time.Hour
-
-// OpenBlobs opens the store and removes what a crash left half written.
+// OpenBlobs opens the store and removes what a crash left half written. An object
+// store that does not answer now is no error; one that refuses is.
 func OpenBlobs(ctx context.Context, cfg BlobsConfig) (*Blobs, error) {
 	if cfg.Driver == "" {
 		cfg.Driver = "filesystem"
 	}
-	b := &Blobs{steps: steps{sync: (*os.File).Sync, makeDir: makeDir, rename: os.Rename, syncDir: syncDir}}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	b := &Blobs{steps: steps{sync: (*os.File).Sync, makeDir: makeDir, rename: os.Rename, syncDir: syncDir}, redirect: cfg.Redirect, log: cfg.Log}
 	spool := cfg.Spool
 	if cfg.Driver == "filesystem" {
 		root, _ := cfg.Parameters["rootdirectory"].(string)
@@ -114,26 +136,35 @@ func OpenBlobs(ctx context.Context, cfg BlobsConfig) (*Blobs, error) {
 	if b.driver, err = factory.Create(ctx, cfg.Driver, cfg.Parameters); err != nil {
 		return nil, fmt.Errorf("storage driver %s: %w", cfg.Driver, err)
 	}
+	if b.root == "" {
+		if err := b.reach(cfg); err != nil {
+			return nil, fmt.Errorf("storage driver %s: %w", cfg.Driver, err)
+		}
+	}
 	b.steps.remove = b.driver.Delete
 	if b.spool, err = openSpoolDir(spool); err != nil {
 		return nil, err
 	}
-	if b.root != "" {
-		dir := filepath.Join(b.root, blobsPath)
-		if err = b.spool.removeProbes(dir); err == nil {
-			err = b.spool.checkRename(dir)
-		}
-	} else {
-		err = b.removeStaged(ctx, time.Now().Add(-stagingAge))
+	if b.root == "" {
+		err = b.openObjects(ctx, cfg)
+	} else if err = b.spool.removeProbes(filepath.Join(b.root, blobsPath)); err == nil {
+		err = b.spool.checkRename(filepath.Join(b.root, blobsPath))
 	}
 	if err != nil {
-		return nil, errors.Join(err, b.spool.close())
+		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }
 
-// Close ends the use of the spool; blobs in arrival are lost.
-func (b *Blobs) Close() error { return b.spool.close() }
+// Close ends the use of the spool and of the hot cache; blobs in arrival are lost.
+func (b *Blobs) Close() error {
+	b.background.close()
+	err := b.spool.close()
+	if b.hot != nil {
+		err = errors.Join(err, b.hot.close())
+	}
+	return err
+}
 
 // blobPath is the path of d in the driver's name space. The digest is checked
 // because it becomes part of a path.
@@ -172,6 +203,9 @@ func (b *Blobs) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 		}
 		return info.Size(), nil
 	}
+	if size, ok := b.hot.size(d); ok {
+		return size, nil
+	}
 	info, err := b.driver.Stat(ctx, path)
 	if err != nil {
 		return 0, wrap(d, err)
@@ -180,7 +214,7 @@ func (b *Blobs) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 }
 
 // Open returns a reader from offset to the end and the size of the whole blob.
-// With the filesystem driver the reader is an *os.File.
+// With the filesystem driver, and from the hot cache, the reader is an *os.File.
 func (b *Blobs) Open(ctx context.Context, d digest.Digest, offset int64) (io.ReadCloser, int64, error) {
 	path, err := blobPath(d)
 	if err != nil {
@@ -194,52 +228,45 @@ func (b *Blobs) Open(ctx context.Context, d digest.Digest, offset int64) (io.Rea
 		return nil, 0, wrap(d, err)
 	}
 	info, err := f.Stat()
-	if err == nil && (offset < 0 || offset > info.Size()) {
-		err = fmt.Errorf("%w offset %d of %d bytes", pratique.ErrInvalid, offset, info.Size())
+	if err != nil {
+		return nil, 0, errors.Join(wrap(d, err), f.Close())
 	}
+	return from(f, d, offset, info.Size())
+}
+
+// from is f from the offset.
+func from(f *os.File, d digest.Digest, offset, size int64) (io.ReadCloser, int64, error) {
+	err := within(offset, size)
 	if err == nil && offset > 0 {
 		_, err = f.Seek(offset, io.SeekStart)
 	}
 	if err != nil {
 		return nil, 0, errors.Join(wrap(d, err), f.Close())
 	}
-	return f, info.Size(), nil
+	return f, size, nil
 }
 
-// openHeld opens a blob of a driver that is not the filesystem's; it is not
-// removed to make room before the reader is closed.
-func (b *Blobs) openHeld(ctx context.Context, d digest.Digest, path string, offset int64) (_ io.ReadCloser, size int64, err error) {
-	release, err := b.holds.hold(ctx, d)
-	if err != nil {
-		return nil, 0, fmt.Errorf("blob %s: %w", d, err)
+func within(offset, size int64) error {
+	if offset < 0 || offset > size {
+		return fmt.Errorf("%w offset %d of %d bytes", pratique.ErrInvalid, offset, size)
 	}
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	info, err := b.driver.Stat(ctx, path)
-	if err != nil {
-		return nil, 0, wrap(d, err)
-	}
-	if offset < 0 || offset > info.Size() {
-		return nil, 0, fmt.Errorf("blob %s: %w offset %d of %d bytes", d, pratique.ErrInvalid, offset, info.Size())
-	}
-	if offset == info.Size() { // some drivers refuse a range of nothing
-		release()
-		return io.NopCloser(bytes.NewReader(nil)), info.Size(), nil
-	}
-	r, err := b.driver.Reader(ctx, path, offset)
-	if err != nil {
-		return nil, 0, wrap(d, err)
-	}
-	return heldReader{r, release}, info.Size(), nil
+	return nil
 }
 
 // ReadAll returns the bytes of a small blob, checked against the digest again:
 // ErrMismatch when the storage changed them, ErrInvalid when there are more
 // than limit.
 func (b *Blobs) ReadAll(ctx context.Context, d digest.Digest, limit int64) ([]byte, error) {
+	_, hot := b.hot.size(d)
+	raw, err := b.readAll(ctx, d, limit)
+	if hot && errors.Is(err, ErrMismatch) { // the local disk's fault, perhaps
+		b.hot.drop(d)
+		return b.readAll(ctx, d, limit)
+	}
+	return raw, err
+}
+
+func (b *Blobs) readAll(ctx context.Context, d digest.Digest, limit int64) ([]byte, error) {
 	r, size, err := b.Open(ctx, d, 0)
 	if err != nil {
 		return nil, err
@@ -283,10 +310,19 @@ func (b *Blobs) Delete(ctx context.Context, d digest.Digest) error {
 		return err
 	}
 	if err := wrap(d, b.steps.remove(ctx, path)); err != nil {
+		if errors.Is(err, pratique.ErrNotFound) {
+			b.gone(d, false)
+		}
 		return err
 	}
-	b.ledger.gone(d, false)
+	b.gone(d, false)
 	return nil
+}
+
+// gone forgets a blob that is in the storage no longer.
+func (b *Blobs) gone(d digest.Digest, evicted bool) {
+	b.hot.drop(d)
+	b.ledger.gone(d, evicted)
 }
 
 // Walk calls f for every blob, in no particular order, until f fails. Blobs

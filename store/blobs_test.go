@@ -17,9 +17,10 @@ import (
 
 	"pratique"
 	"pratique/store"
+	"pratique/store/s3test"
 )
 
-// drivers are the storage drivers that need no service.
+// drivers are the filesystem, memory, and an S3 server without and with a hot cache.
 func drivers(t *testing.T, run func(t *testing.T, open func(t *testing.T) *store.Blobs)) {
 	t.Helper()
 	t.Run("filesystem", func(t *testing.T) {
@@ -30,6 +31,20 @@ func drivers(t *testing.T, run func(t *testing.T, open func(t *testing.T) *store
 			return open(t, store.BlobsConfig{Driver: "inmemory", Spool: t.TempDir()})
 		})
 	})
+	t.Run("s3", func(t *testing.T) {
+		s := s3test.Start(t)
+		run(t, func(t *testing.T) *store.Blobs { return openS3(t, s.Parameters(s.Bucket()), 0) })
+	})
+	t.Run("s3 hot", func(t *testing.T) {
+		s := s3test.Start(t)
+		run(t, func(t *testing.T) *store.Blobs { return openS3(t, s.Parameters(s.Bucket()), 1<<30) })
+	})
+}
+
+// openS3 opens a replica with folders of its own.
+func openS3(t *testing.T, parameters map[string]any, hot int64) *store.Blobs {
+	t.Helper()
+	return open(t, store.BlobsConfig{Driver: "s3", Parameters: parameters, Spool: t.TempDir(), Hot: store.HotConfig{Dir: t.TempDir(), MaxBytes: hot}})
 }
 
 func open(t *testing.T, cfg store.BlobsConfig) *store.Blobs {

@@ -37,11 +37,14 @@ const (
 // maxDocument bounds a document when it is decompressed, against damaged storage.
 const maxDocument = 1 << 30
 
-// escapes make an element of the characters that all drivers take.
-var (
-	escapes   = strings.NewReplacer("_", "__", ":", "_c", "@", "_a")
-	unescapes = strings.NewReplacer("__", "_", "_c", ":", "_a", "@")
-)
+// escape makes an element of the characters that all drivers take.
+func escape(element string) string {
+	return strings.NewReplacer("_", "__", ":", "_c", "@", "_a").Replace(element)
+}
+
+func unescape(path string) string {
+	return strings.NewReplacer("__", "_", "_c", ":", "_a", "@").Replace(path)
+}
 
 // documentFolder is the path of a folder of documents; "" is the one of all.
 func documentFolder(name string) (string, error) {
@@ -51,7 +54,7 @@ func documentFolder(name string) (string, error) {
 	var b strings.Builder
 	b.WriteString(documentsPath)
 	for element := range strings.SplitSeq(name, "/") {
-		escaped := escapes.Replace(element)
+		escaped := escape(element)
 		if element == "" || element == "." || element == ".." || len(escaped) > maxDocumentElement ||
 			strings.IndexFunc(element, notOfDocument) >= 0 {
 			return "", fmt.Errorf("%w name of a document: %q", pratique.ErrInvalid, name)
@@ -82,7 +85,7 @@ func notOfDocument(r rune) bool {
 func documentName(p string) (name string, ok bool) {
 	p, inside := strings.CutPrefix(p, documentsPath+"/")
 	p, whole := strings.CutSuffix(p, documentEnd)
-	return unescapes.Replace(p), inside && whole
+	return unescape(p), inside && whole
 }
 
 // documentCodec compresses documents. Both halves are safe for concurrent use.

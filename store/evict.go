@@ -28,7 +28,7 @@ type EvictorConfig struct {
 	Interval time.Duration
 	// Recount is between two walks over the store, which count the bytes anew: what
 	// others remove or add, by hand or from another replica, is not known before. If
-	// zero, 6 hours.
+	// zero, 6 hours, or 10 minutes with an object store, where others add all the time.
 	Recount time.Duration
 	// Pause is the least time between two evictions for the sake of MaxSize. If zero,
 	// 1 second.
@@ -42,7 +42,7 @@ type EvictorConfig struct {
 	Metrics prometheus.Registerer
 }
 
-func (cfg *EvictorConfig) setDefaults() {
+func (cfg *EvictorConfig) setDefaults(shared bool) {
 	if cfg.Low == 0 {
 		cfg.Low = 0.9
 	}
@@ -51,6 +51,9 @@ func (cfg *EvictorConfig) setDefaults() {
 	}
 	if cfg.Recount == 0 {
 		cfg.Recount = 6 * time.Hour
+		if shared {
+			cfg.Recount = 10 * time.Minute
+		}
 	}
 	if cfg.Pause == 0 {
 		cfg.Pause = time.Second
@@ -71,6 +74,9 @@ func (cfg *EvictorConfig) setDefaults() {
 // names it, or as its own arrival. Nothing that is read or on its way is cut:
 // see Blobs.evict. A crash in between leaves fewer blobs than before and nothing
 // else: there is no state about what is here but what is here.
+//
+// Of the replicas that share an object store one runs it (Lead); two at once remove
+// more than they had to, and nothing wrong.
 type Evictor struct {
 	blobs   *Blobs
 	usage   Usage
@@ -131,7 +137,7 @@ type LastEviction struct {
 
 // NewEvictor returns one that does nothing before Evict or Run.
 func NewEvictor(blobs *Blobs, usage Usage, cfg EvictorConfig) *Evictor {
-	cfg.setDefaults()
+	cfg.setDefaults(blobs.root == "")
 	e := &Evictor{blobs: blobs, usage: usage, cfg: cfg, wake: make(chan struct{}, 1)}
 	e.metrics = newEvictMetrics(cfg.Metrics, blobs, cfg.MaxSize)
 	if cfg.MaxSize > 0 {
@@ -156,10 +162,10 @@ func (e *Evictor) stir() {
 
 // DiskFull says that a write failed for want of space. With a limit of bytes, which
 // is then larger than the disk, Run makes room; without one it was not asked to
-// remove anything, and does not. It returns at once and reports whether there will
-// be room.
+// remove anything, and does not; nor when the disk is not the one of the blobs. It
+// returns at once and reports whether there will be room.
 func (e *Evictor) DiskFull() bool {
-	if e.cfg.MaxSize <= 0 {
+	if e.cfg.MaxSize <= 0 || e.blobs.root == "" {
 		return false
 	}
 	e.mu.Lock()
@@ -280,7 +286,7 @@ func (e *Evictor) remove(ctx context.Context, size int64, t *tally) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		gone, err := e.blobs.evict(ctx, c.Blob, planned.Add(time.Nanosecond))
+		gone, err := e.blobs.evict(ctx, c.Blob, c.arrived, planned.Add(time.Nanosecond))
 		if err != nil {
 			return err
 		}

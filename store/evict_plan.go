@@ -14,8 +14,9 @@ import (
 // candidate is a blob that may go.
 type candidate struct {
 	Use
-	size   int64
-	reason EvictReason
+	size    int64
+	arrived time.Time // as the storage tells it
+	reason  EvictReason
 }
 
 // smallBlob is the size up to which a blob goes last for the sake of room: it makes
@@ -87,10 +88,11 @@ func (e *Evictor) each(ctx context.Context, f func(candidate)) error {
 		if !ok {
 			continue
 		}
-		if arrived := time.Unix(0, kept.arrived); arrived.After(use.At) {
+		arrived := time.Unix(0, kept.arrived)
+		if arrived.After(use.At) {
 			use.At = arrived
 		}
-		f(candidate{Use: use, size: kept.size})
+		f(candidate{Use: use, size: kept.size, arrived: arrived})
 	}
 	return nil
 }

@@ -13,9 +13,11 @@ import (
 )
 
 // holds are the blobs that somebody is about to open. Where a file that is open
-// does not outlive its removal, with all storage drivers but the filesystem's, also
-// those that are read or written. Only this process's are known: a replica that
-// reads what another one removes gets a reader that breaks off, and asks again.
+// need not outlive its removal, with all storage drivers but the filesystem's, also
+// those that are read or written. Only this process's are known: what another replica
+// reads while this one removes it, it has to the end if the object store goes on with
+// an answer that it began, as S3 does; what it asks for then is not found, and fetched
+// again.
 type holds struct {
 	mu       sync.Mutex
 	held     map[digest.Digest]int
@@ -89,10 +91,11 @@ func (r heldReader) Close() error {
 	return r.ReadCloser.Close()
 }
 
-// evict removes a blob that was stored before that time, and reports whether it
-// did. Readers keep what they have open; one who comes now does not find it and
-// fetches it again. A crash leaves it there or not: there is nothing in between.
-func (b *Blobs) evict(ctx context.Context, d digest.Digest, before time.Time) (bool, error) {
+// evict removes a blob that did not arrive again since it was chosen: before says
+// when that was, arrived when it had arrived, as the storage tells it. It reports
+// whether it did. Readers keep what they have open; one who comes now does not find
+// it and fetches it again. A crash leaves it there or not: there is nothing in between.
+func (b *Blobs) evict(ctx context.Context, d digest.Digest, arrived, before time.Time) (bool, error) {
 	done, ok := b.holds.remove(d)
 	if !ok {
 		return false, nil
@@ -107,14 +110,29 @@ func (b *Blobs) evict(ctx context.Context, d digest.Digest, before time.Time) (b
 	}
 	info, err := b.driver.Stat(ctx, path)
 	if err = wrap(d, err); errors.Is(err, pratique.ErrNotFound) {
-		b.ledger.gone(d, true)
+		b.gone(d, true)
 		return false, nil
-	} else if err != nil || !info.ModTime().Before(before) {
+	} else if err != nil {
 		return false, err
 	}
-	if err := wrap(d, b.driver.Delete(ctx, path)); err != nil {
+	// Another replica may have stored it anew. By the store's clock on both sides:
+	// clocks of replicas are not asked. Between this look and the removal it may still
+	// arrive there; then it is fetched once more.
+	if !sameTime(info.ModTime(), arrived) {
+		return false, nil
+	}
+	if err := wrap(d, b.driver.Delete(ctx, path)); err != nil && !errors.Is(err, pratique.ErrNotFound) {
 		return false, err
 	}
-	b.ledger.gone(d, true)
+	b.gone(d, true)
 	return true, nil
+}
+
+// sameTime compares two times of one object, of which one may be in whole seconds:
+// object stores tell it more exactly in lists than in headers.
+func sameTime(a, b time.Time) bool {
+	if a.Nanosecond() == 0 || b.Nanosecond() == 0 {
+		return a.Unix() == b.Unix()
+	}
+	return a.Equal(b)
 }

@@ -24,7 +24,8 @@ type OrphansConfig struct {
 	Grace time.Duration
 	// Interval is between two looks of Run. If zero, 6 hours.
 	Interval time.Duration
-	// Now is the clock that the blobs' times are held against. If nil, time.Now.
+	// Now is the clock that the blobs' times are held against; with S3 it is put right
+	// by the server's. If nil, time.Now.
 	Now func() time.Time
 	// Log receives what was removed and what failed. If nil, slog.Default().
 	Log *slog.Logger
@@ -38,9 +39,13 @@ type OrphansConfig struct {
 // disk.
 //
 // A blob in use is never removed: the last look at its links and its age, and
-// its removal, are one step that no link and no arrival gets between. (Storage
-// drivers that several processes share know only the first of the two: there a
-// blob that arrives again in the same instant may be lost; it is fetched again.)
+// its removal, are one step that no link and no arrival gets between. In an object
+// store that several replicas share, arrivals at others are no part of that step:
+// its age there, by the store's own clock, stands for it, and whoever finds a blob
+// older than half an hour stores it anew. What arrives elsewhere in the very instant
+// between the last look and the removal is fetched once more.
+//
+// Of the replicas one runs it (Lead); two at once do no harm.
 type Orphans struct {
 	blobs   *Blobs
 	links   Links
@@ -118,7 +123,11 @@ type aged struct {
 // Collect looks at every blob once and returns what it removed, also when it
 // ends in an error. It may run beside everything else.
 func (o *Orphans) Collect(ctx context.Context) (removed int, bytes int64, err error) {
-	before := o.cfg.Now().Add(-o.cfg.Grace)
+	// What uploads left, too: a look that fails here goes on at the next.
+	if err := o.blobs.removeLeftovers(ctx); err != nil {
+		return 0, 0, err
+	}
+	before := o.blobs.now(o.cfg.Now()).Add(-o.cfg.Grace)
 	batch := make([]aged, 0, orphansBatch)
 	flush := func() error {
 		n, b, err := o.remove(ctx, batch, before)
@@ -183,7 +192,7 @@ func (b *Blobs) deleteBefore(ctx context.Context, d digest.Digest, before time.T
 	defer b.arrivals.Unlock()
 	info, err := b.driver.Stat(ctx, path)
 	if err = wrap(d, err); errors.Is(err, pratique.ErrNotFound) {
-		b.ledger.gone(d, evicted)
+		b.gone(d, evicted)
 		return false, nil
 	} else if err != nil || !info.ModTime().Before(before) {
 		return false, err
@@ -191,7 +200,7 @@ func (b *Blobs) deleteBefore(ctx context.Context, d digest.Digest, before time.T
 	if err := wrap(d, b.steps.remove(ctx, path)); err != nil {
 		return false, err
 	}
-	b.ledger.gone(d, evicted)
+	b.gone(d, evicted)
 	return true, nil
 }
 
@@ -225,7 +234,7 @@ func (b *Blobs) renew(ctx context.Context, d digest.Digest, size int64) (bool, e
 	}
 	now := time.Now()
 	if b.root == "" {
-		return now.Sub(info.ModTime()) < renewAge, nil
+		return b.now(now).Sub(info.ModTime()) < renewAge, nil
 	}
 	if err := os.Chtimes(filepath.Join(b.root, path), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("blob %s: %w", d, err)

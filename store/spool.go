@@ -36,6 +36,8 @@ type Spool struct {
 	digest digest.Digest
 	want   int64 // -1: not known
 	path   string
+	// keep makes a verified file what it is to be; nil: a blob of the store.
+	keep func() error
 
 	// Owned by the writer.
 	file *os.File
@@ -59,9 +61,13 @@ func (b *Blobs) Create(_ context.Context, d digest.Digest, want int64) (*Spool, 
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", d, err)
 	}
+	return newSpool(b, d, want, f), nil
+}
+
+func newSpool(b *Blobs, d digest.Digest, want int64, f *os.File) *Spool {
 	s := &Spool{blobs: b, digest: d, want: want, path: f.Name(), file: f, hash: d.Algorithm().Hash()}
 	s.changed = sync.NewCond(&s.mu)
-	return s, nil
+	return s
 }
 
 // Size is the number of bytes written so far.
@@ -121,20 +127,11 @@ func (s *Spool) persist(ctx context.Context) error {
 	// A crash before the rename loses only the spool file, which the next start
 	// removes. A crash after it: the content was synced before, so the name, if
 	// it survives, leads to the right bytes.
+	if s.keep != nil {
+		return errors.Join(s.done(s.keep), s.file.Close())
+	}
 	if s.blobs.root == "" {
-		release, err := s.blobs.holds.hold(ctx, s.digest)
-		if err != nil {
-			return err
-		}
-		defer release()
-		if err := s.blobs.upload(ctx, s.digest, s.path, s.Size()); err != nil {
-			return err
-		}
-		s.blobs.ledger.arrived(s.digest, s.Size(), time.Now())
-		if err := s.done(func() error { return nil }); err != nil {
-			return err
-		}
-		return errors.Join(s.file.Close(), os.Remove(s.path))
+		return s.persistObject(ctx)
 	}
 	if err := s.blobs.steps.sync(s.file); err != nil {
 		return err
@@ -152,6 +149,29 @@ func (s *Spool) persist(ctx context.Context) error {
 	}
 	s.blobs.ledger.arrived(s.digest, s.Size(), time.Now())
 	return errors.Join(s.file.Close(), s.blobs.steps.syncDir(filepath.Dir(final)))
+}
+
+// persistObject moves verified bytes into an object store. A crash leaves nothing
+// there, or all: what is visible is complete.
+func (s *Spool) persistObject(ctx context.Context) error {
+	b := s.blobs
+	release, err := b.holds.hold(ctx, s.digest)
+	if err != nil {
+		return err
+	}
+	defer release()
+	at, err := b.upload(ctx, s.digest, s.path, s.Size())
+	if err != nil {
+		return err
+	}
+	b.ledger.arrived(s.digest, s.Size(), at)
+	if b.hot != nil { // before done, so that who comes then finds it there
+		b.hot.adopt(s.digest, s.Size(), s.path, b.steps.sync)
+	}
+	if err := s.done(func() error { return nil }); err != nil {
+		return err
+	}
+	return errors.Join(s.file.Close(), os.Remove(s.path))
 }
 
 // done runs move and marks the spool as finished in one step, so that no reader
@@ -188,17 +208,24 @@ func (s *Spool) Abort(err error) {
 	_ = os.Remove(s.path)
 }
 
+// errKept: a spool that is no blob of the store has become what it was to be.
+var errKept = errors.New("kept")
+
 // NewReader returns a reader from offset that waits for bytes as they arrive.
 // It ends with io.EOF only after the digest was verified, otherwise with the
 // error that ended the transfer, or ctx's. Any number may exist; each holds one
 // file descriptor and no buffer.
 func (s *Spool) NewReader(ctx context.Context, offset int64) (io.ReadCloser, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.state == spoolDone {
+		s.mu.Unlock() // opening may take as long as an object store does
+		if s.keep != nil {
+			return nil, errKept
+		}
 		r, _, err := s.blobs.Open(ctx, s.digest, offset)
 		return r, err
 	}
+	defer s.mu.Unlock()
 	if s.err != nil {
 		return nil, s.err
 	}

@@ -1,10 +1,8 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,10 +10,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
-	"time"
-
-	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
-	"github.com/opencontainers/go-digest"
 )
 
 // spoolDir is this process's own folder in the spool. Holding a lock on a file
@@ -165,79 +159,4 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
-}
-
-// uploadBuffer is the piece in which a spool file goes to a driver.
-const uploadBuffer = 4 << 20
-
-// upload copies a verified file into a driver that is not the filesystem's.
-// With s3 an upload is visible only when it is complete; the others show
-// unfinished files or delete the target when an upload is cancelled, so they
-// get the bytes under another name first.
-func (b *Blobs) upload(ctx context.Context, d digest.Digest, from string, size int64) error {
-	path, err := blobPath(d)
-	if err != nil {
-		return err
-	}
-	to := path
-	if b.driver.Name() != "s3aws" {
-		to = stagingPath + "/" + filepath.Base(b.spool.path) + "-" + filepath.Base(from)
-	}
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	w, err := b.driver.Writer(ctx, to, false)
-	if err != nil {
-		return err
-	}
-	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{f}, make([]byte, uploadBuffer))
-	if err == nil && n != size {
-		err = fmt.Errorf("spool file holds %d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
-	}
-	if err == nil {
-		err = w.Commit(ctx)
-	}
-	if err != nil {
-		// The context may be what failed; the rest of an upload costs money.
-		return errors.Join(err, w.Cancel(context.WithoutCancel(ctx)))
-	}
-	_ = w.Close() // committed; some drivers call a second close an error
-	if to != path {
-		if err := b.driver.Move(ctx, to, path); err != nil {
-			return err
-		}
-	}
-	info, err := b.driver.Stat(ctx, path)
-	if err != nil {
-		return err
-	}
-	if info.Size() != size {
-		return errors.Join(
-			fmt.Errorf("the storage driver holds %d of %d bytes: %w", info.Size(), size, ErrMismatch),
-			b.driver.Delete(ctx, path))
-	}
-	return nil
-}
-
-// removeStaged deletes staged files that nobody can still be writing.
-func (b *Blobs) removeStaged(ctx context.Context, before time.Time) error {
-	var gone storagedriver.PathNotFoundError
-	paths, err := b.driver.List(ctx, stagingPath)
-	if errors.As(err, &gone) {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("storage: %w", err)
-	}
-	for _, path := range paths {
-		info, err := b.driver.Stat(ctx, path)
-		if err == nil && info.ModTime().Before(before) {
-			err = b.driver.Delete(ctx, path)
-		}
-		if err != nil && !errors.As(err, &gone) {
-			return fmt.Errorf("storage: %w", err)
-		}
-	}
-	return nil
 }
