@@ -61,6 +61,7 @@ func (w *world) die(db *DB) {
 // TestQueueSkew: replicas whose clocks differ by less than Skew never both hold a job
 // that its holder renews.
 func TestQueueSkew(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) {
 		const skew, lease = 2 * time.Second, 9 * time.Second
 		w := newWorld(t, url)
@@ -91,6 +92,7 @@ func TestQueueSkew(t *testing.T) {
 // TestQueueDeadReplica: what a process held that was killed is taken at once when it
 // is found dead, long before its lease ends; what the living hold is not.
 func TestQueueDeadReplica(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) {
 		w := newWorld(t, url)
 		told := make(chan struct{}, 100)
@@ -120,6 +122,7 @@ func TestQueueDeadReplica(t *testing.T) {
 
 // TestQueueClose: a process that ends as it should lets go what it held.
 func TestQueueClose(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) {
 		w := newWorld(t, url)
 		a, b := w.replica(), w.replica()
@@ -133,6 +136,7 @@ func TestQueueClose(t *testing.T) {
 // TestQueueSilence: while Redis was away nobody was heard, and nobody is dead for it;
 // nor when its clock was set.
 func TestQueueSilence(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) {
 		w := newWorld(t, url)
 		a, b := w.replica(), w.replica()
@@ -151,6 +155,7 @@ func TestQueueSilence(t *testing.T) {
 
 // TestQueueBack: a process that counted as dead and lives keeps what nobody took.
 func TestQueueBack(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) {
 		w := newWorld(t, url)
 		w.config.Log = slog.New(slog.DiscardHandler)
@@ -194,6 +199,7 @@ func TestQueueUnanswered(t *testing.T) {
 
 // TestQueueRepeated: the client repeats a call whose answer was lost.
 func TestQueueRepeated(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) {
 		w := newWorld(t, url)
 		a := w.replica()
@@ -245,8 +251,9 @@ func TestQueueRestart(t *testing.T) {
 // TestQueueAgrees: whatever is done in whatever order, the answers are those of
 // internal/sqlite, and the indexes are sound.
 func TestQueueAgrees(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) {
-		for seed := range uint64(4) {
+		for seed := range uint64(2) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				w := newWorld(t, url)
 				db := w.replica()
@@ -254,7 +261,7 @@ func TestQueueAgrees(t *testing.T) {
 				must(t, err)
 				t.Cleanup(func() { _ = oracle.Close() })
 				p := &pair{t: t, rng: rand.New(rand.NewPCG(seed, 6)), queues: [2]queueOf{oracle, db}, now: noon} //nolint:gosec // the same at every run
-				for range 250 {
+				for range 200 {
 					p.step()
 				}
 				sound(t, db)

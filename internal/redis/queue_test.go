@@ -8,6 +8,7 @@ import (
 )
 
 func TestQueue(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) {
 		schedulertest.Queue(t, func(t *testing.T) func() scheduler.Queue {
 			open := fresh(url)(t)
@@ -17,9 +18,11 @@ func TestQueue(t *testing.T) {
 }
 
 func TestJobs(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) { schedulertest.Jobs(t, fresh(url)) })
 }
 
 func TestRuns(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string) { schedulertest.Runs(t, fresh(url)) })
 }
