@@ -40,6 +40,39 @@ const partitions = 64
 //	exceptions exceptions      hash    exceptions.go  exceptions by id, for ever
 //	pushes   pushes            hash    pushes.go    open pushes by Push.Key, until they are closed
 //	pushes   pushes.at         zset    pushes.go    them by time
+//	00…63    images            hash    catalog.go   a manifest's document, by digest (short); for ever, as all of these:
+//	00…63    firsts            hash    catalog.go   when it was first seen (8 bytes) and whether it is an index (x), by digest
+//	00…63    places            hash    catalog_link.go  repositories that hold it or will (links tell), by digest
+//	00…63    parents           hash    lineage_graph.go  indexes that list a digest, by digest (luaLists)
+//	00…63    trails            hash    tags.go      repositories whose tags named a digest or will (naming tells), by digest
+//	00…63    named             hash    links.go     1, or claims of links on their way, by blob
+//	00…63    discard:BLOB      string  links.go     token of who removes it; discardLife
+//	00…63    nexts             hash    lineage_graph.go  chains with one layer more, by chain of layers (luaLists)
+//	00…63    ends              hash    lineage_graph.go  images that are a chain, by chain (luaLists)
+//	00…63    repositories      set     catalog_link.go  REGISTRY/REPO that hold something or have tags
+//	00…63    links:REPO        hash    catalog_link.go  number of a manifest in its repository, by digest
+//	00…63    linked:REPO       hash    catalog_link.go  digest by number, and the last number
+//	00…63    holders:REPO      hash    catalog_link.go  numbers of manifests that name a blob, by blob (luaLists)
+//	00…63    tags:REPO         hash    tags.go      what a tag names, by tag (luaTags)
+//	00…63    spans:REPO        hash    tags.go      since and until when, by digest and tag
+//	00…63    history:REPO      hash    tags.go      digests that a tag names or named, by tag
+//	00…63    naming:REPO       hash    tags.go      tags that name or named it, by digest
+//	00…63    moves             zset    tags.go      spans that were left, by microseconds
+//	00…63    lists             hash    tags.go      the last tag list, by repository
+//	00…63    seen:REPO         hash    tags.go      since when a tag is in lists, by tag
+//	outbox   events            hash    outbox.go    events by id; until they are told, then notify's KeepDone or KeepAll
+//	outbox   events.meta       hash    outbox.go    their deliveries, and what scripts need of them (scripts.go)
+//	outbox   events.seq        zset    outbox.go    their ids by number, in the order of Append
+//	outbox   events.at         zset    outbox.go    their ids by time
+//	outbox   events.causes     zset    outbox.go    their ids by cause and number
+//	outbox   events.line       zset    outbox.go    open deliveries by sink, order and number
+//	outbox   events.ready      zset    outbox.go    the first of each order that may be sent, by sink and number
+//	outbox   events.later      zset    outbox.go    the first of each order that waits, by sink and time
+//	outbox   events.dead       zset    outbox.go    deliveries given up, by sink and number
+//	outbox   events.sinks      set     outbox.go    names of sinks that had an event, for ever
+//	outbox   events.number     string  outbox.go    the last number given to an event
+//	outbox   marks             hash    outbox_marks.go  what the watcher noted, by key: due and document, for ever
+//	outbox   marks.due         zset    outbox_marks.go  them by when to look again
 //	queue    jobs              hash    queue.go     a job by digest, open or dead (scripts.go)
 //	queue    jobs.open         zset    queue.go     open jobs in the order of lists
 //	queue    jobs.ready        zset    queue.go     those that may be taken, in their order

@@ -456,7 +456,7 @@ return {gone, freed}
 
 // Repositories, manifests and what names what (catalog.go, links.go, tags.go,
 // lineage.go). In their keys and fields a digest is 32 bytes if it is a sha256, else
-// as written (short). A time is nanoseconds in 20 digits (digits), so that text is in
+// as written (short). A time is nanoseconds in 20 digits (timeText), so that text is in
 // its order: Lua's numbers are too short for them.
 
 // luaLists defines lists that only grow, in the fields of a hash. A long one is in
@@ -494,12 +494,12 @@ local function note(key, field, word)
 end
 `
 
-// scriptAppend adds items to lists of one hash.
+// scriptAppendLists adds items to lists of one hash.
 //
 //	KEYS 1 hash
 //	ARGV 1 bytes of a field, 2… field and item
 //	returns nothing
-var scriptAppend = redis.NewScript(luaLists + `
+var scriptAppendLists = redis.NewScript(luaLists + `
 for i = 2, #ARGV, 2 do append(KEYS[1], ARGV[i], ARGV[i + 1], tonumber(ARGV[1])) end
 `) //nolint:gochecknoglobals // see scriptChange
 
@@ -965,4 +965,300 @@ local old = redis.call('HGET', KEYS[1], ARGV[1])
 if not old or string.sub(old, 1, 20) ~= ARGV[2] then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[2] .. ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])
+`) //nolint:gochecknoglobals // see scriptChange
+
+// The outbox. Everything is in one part, because Append is all or nothing. Its scripts
+// get the same KEYS, in the order of outboxKeys:
+//
+//	KEYS 1 events, 2 events.meta, 3 events.seq, 4 events.at, 5 events.causes,
+//	     6 events.line, 7 events.ready, 8 events.later, 9 events.dead, 10 events.sinks,
+//	     11 events.number, 12 marks, 13 marks.due
+//
+// What the scripts need of an event is a JSON object in events.meta: q its number (16
+// digits), t its time (20 digits), c its cause, o its order, d its deliveries by sink:
+// s state, a attempts, n not before, e settled (20 digits each), r error.
+//
+// An open delivery is in events.line. The first of a sink and an order is the head: it
+// is in events.ready, or in events.later when it has a time to wait for. A dead one is
+// in events.dead. But for events.seq (scores are numbers) these are sorted sets of
+// equal scores, in the order of their members; \0 ends what has no fixed length:
+//
+//	events.at      time, id
+//	events.causes  cause, \0, number, id
+//	events.line    sink, \0, order, \0, number, id
+//	events.ready   sink, \0, number, id
+//	events.later   sink, \0, not before, number, id
+//	events.dead    sink, \0, number, id
+//	marks.due      due, key
+const luaOutbox = `
+local EVENTS, META, SEQ, AT, CAUSES, LINE, READY, LATER, DEAD, SINKS, NUMBER, MARKS, DUE = unpack(KEYS)
+local never = string.rep('0', 20)
+
+local function meta(id)
+  local s = redis.call('HGET', META, id)
+  return s and cjson.decode(s)
+end
+
+local function keep(id, m) redis.call('HSET', META, id, cjson.encode(m)) end
+
+-- head is the id of the first open delivery of a sink and an order.
+local function head(sink, order)
+  local prefix = sink .. '\0' .. order
+  local first = redis.call('ZRANGEBYLEX', LINE, '[' .. prefix .. '\0', '(' .. prefix .. '\1', 'LIMIT', 0, 1)[1]
+  return first and string.sub(first, #prefix + 18)
+end
+
+local function hide(sink, id, m)
+  redis.call('ZREM', READY, sink .. '\0' .. m.q .. id)
+  redis.call('ZREM', LATER, sink .. '\0' .. m.d[sink].n .. m.q .. id)
+end
+
+local function show(sink, id, m)
+  if m.d[sink].n == never then redis.call('ZADD', READY, 0, sink .. '\0' .. m.q .. id)
+  else redis.call('ZADD', LATER, 0, sink .. '\0' .. m.d[sink].n .. m.q .. id) end
+end
+
+-- part takes a delivery out of all sets; join puts it where its state says. Between
+-- the two it may be changed.
+local function part(sink, id, m)
+  if m.d[sink].s == 'dead' then redis.call('ZREM', DEAD, sink .. '\0' .. m.q .. id) end
+  if m.d[sink].s ~= '' then return end
+  local was = head(sink, m.o)
+  redis.call('ZREM', LINE, sink .. '\0' .. m.o .. '\0' .. m.q .. id)
+  if was ~= id then return end
+  hide(sink, id, m)
+  local next = head(sink, m.o)
+  if next then show(sink, next, meta(next)) end
+end
+
+local function join(sink, id, m)
+  if m.d[sink].s == 'dead' then redis.call('ZADD', DEAD, 0, sink .. '\0' .. m.q .. id) end
+  if m.d[sink].s ~= '' then return end
+  local was = head(sink, m.o)
+  redis.call('ZADD', LINE, 0, sink .. '\0' .. m.o .. '\0' .. m.q .. id)
+  if was == id or head(sink, m.o) ~= id then return end
+  if was then hide(sink, was, meta(was)) end
+  show(sink, id, m)
+end
+
+local function fresh() return {s = '', a = 0, n = never, e = never, r = ''} end
+
+-- append stores an event without deliveries; nil when it is there.
+local function append(id, at, cause, order, doc)
+  if redis.call('HEXISTS', EVENTS, id) == 1 then return nil end
+  local n = redis.call('INCR', NUMBER)
+  local m = {q = string.format('%016d', n), t = at, c = cause, o = order, d = {}}
+  redis.call('HSET', EVENTS, id, doc)
+  redis.call('ZADD', SEQ, n, id)
+  redis.call('ZADD', AT, 0, at .. id)
+  if cause ~= '' then redis.call('ZADD', CAUSES, 0, cause .. '\0' .. m.q .. id) end
+  return m
+end
+
+local function mark(key, due, doc)
+  local old = redis.call('HGET', MARKS, key)
+  if old then redis.call('ZREM', DUE, string.sub(old, 1, 20) .. key) end
+  redis.call('HSET', MARKS, key, due .. doc)
+  if due ~= never then redis.call('ZADD', DUE, 0, due .. key) end
+end
+`
+
+// scriptAppendEvents appends events with open deliveries, and marks.
+//
+//	KEYS as all of the outbox
+//	ARGV 1 how many events, then for each: id, time, cause, order, document, how many
+//	sinks, sinks; then for each mark: key, due, document
+//	returns nothing
+var scriptAppendEvents = redis.NewScript(luaOutbox + `
+local i = 2
+for _ = 1, tonumber(ARGV[1]) do
+  local id, sinks = ARGV[i], tonumber(ARGV[i + 5])
+  local m = append(id, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+  if m then
+    for s = i + 6, i + 5 + sinks do
+      if not m.d[ARGV[s]] then
+        m.d[ARGV[s]] = fresh()
+        redis.call('SADD', SINKS, ARGV[s])
+        join(ARGV[s], id, m)
+      end
+    end
+    keep(id, m)
+  end
+  i = i + 6 + sinks
+end
+while i <= #ARGV do
+  mark(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  i = i + 3
+end
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptPending returns the heads of a sink that may be sent, the oldest first.
+//
+//	KEYS as all of the outbox
+//	ARGV 1 sink, 2 now (20 digits), 3 how many
+//	returns for each: document, meta
+var scriptPending = redis.NewScript(luaOutbox + `
+local prefix, heads = ARGV[1] .. '\0', {}
+local function take(members, from)
+  for _, e in ipairs(members) do heads[#heads + 1] = {tonumber(string.sub(e, from, from + 15)), string.sub(e, from + 16)} end
+end
+take(redis.call('ZRANGEBYLEX', READY, '[' .. prefix, '(' .. ARGV[1] .. '\1', 'LIMIT', 0, ARGV[3]), #prefix + 1)
+take(redis.call('ZRANGEBYLEX', LATER, '[' .. prefix, '(' .. prefix .. ARGV[2] .. '\255'), #prefix + 21)
+table.sort(heads, function(a, b) return a[1] < b[1] end)
+local out = {}
+for i = 1, math.min(#heads, tonumber(ARGV[3])) do
+  out[#out + 1] = redis.call('HGET', EVENTS, heads[i][2])
+  out[#out + 1] = redis.call('HGET', META, heads[i][2])
+end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptSettle writes what became of deliveries that are open.
+//
+//	KEYS as all of the outbox
+//	ARGV for each: id, sink, state, attempts, not before, settled, error
+//	returns how many were open
+var scriptSettle = redis.NewScript(luaOutbox + `
+local n = 0
+for i = 1, #ARGV, 7 do
+  local id, sink = ARGV[i], ARGV[i + 1]
+  local m = meta(id)
+  if m and m.d[sink] and m.d[sink].s == '' then
+    part(sink, id, m)
+    m.d[sink] = {s = ARGV[i + 2], a = tonumber(ARGV[i + 3]), n = ARGV[i + 4], e = ARGV[i + 5], r = ARGV[i + 6]}
+    keep(id, m)
+    join(sink, id, m)
+    n = n + 1
+  end
+end
+return n
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptReplay opens settled deliveries again.
+//
+//	KEYS as all of the outbox
+//	ARGV 1 id, or empty: all that are dead
+//	returns how many, or -1 when there is no such event
+var scriptReplay = redis.NewScript(luaOutbox + `
+local n = 0
+local function reopen(sink, id, m)
+  part(sink, id, m)
+  m.d[sink] = fresh()
+  keep(id, m)
+  join(sink, id, m)
+  n = n + 1
+end
+if ARGV[1] == '' then
+  for _, e in ipairs(redis.call('ZRANGE', DEAD, 0, -1)) do
+    local sink = string.match(e, '^%Z*')
+    local id = string.sub(e, #sink + 18)
+    reopen(sink, id, meta(id))
+  end
+  return n
+end
+local m = meta(ARGV[1])
+if not m then return -1 end
+local sinks = {}
+for sink, d in pairs(m.d) do if d.s ~= '' then sinks[#sinks + 1] = sink end end
+for _, sink in ipairs(sinks) do reopen(sink, ARGV[1], m) end
+return n
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptBacklogs counts deliveries that are open and dead.
+//
+//	KEYS as all of the outbox
+//	returns for each sink: name, open, dead
+var scriptBacklogs = redis.NewScript(luaOutbox + `
+local out = {}
+for _, sink in ipairs(redis.call('SMEMBERS', SINKS)) do
+  out[#out + 1] = sink
+  for _, set in ipairs({LINE, DEAD}) do out[#out + 1] = redis.call('ZLEXCOUNT', set, '[' .. sink .. '\0', '(' .. sink .. '\1') end
+end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptForgetEvents removes events from before a time that have no open and no dead
+// delivery, and all from before another.
+//
+//	KEYS as all of the outbox
+//	ARGV 1 the first time, 2 the other, 3 after which member of events.at ("": all),
+//	4 how many are looked at
+//	returns the last member that was looked at, empty when there are no more
+var scriptForgetEvents = redis.NewScript(luaOutbox + `
+local last = ARGV[1]
+if ARGV[2] > last then last = ARGV[2] end
+local from = '-'
+if ARGV[3] ~= '' then from = '(' .. ARGV[3] end
+local members = redis.call('ZRANGEBYLEX', AT, from, '(' .. last, 'LIMIT', 0, ARGV[4])
+for _, e in ipairs(members) do
+  local at, id = string.sub(e, 1, 20), string.sub(e, 21)
+  local m, done = meta(id), at < ARGV[1]
+  for _, d in pairs(m.d) do done = done and d.s == 'done' end
+  if done or at < ARGV[2] then
+    for sink in pairs(m.d) do part(sink, id, m) end
+    redis.call('HDEL', EVENTS, id)
+    redis.call('HDEL', META, id)
+    redis.call('ZREM', SEQ, id)
+    redis.call('ZREM', AT, e)
+    if m.c ~= '' then redis.call('ZREM', CAUSES, m.c .. '\0' .. m.q .. id) end
+  end
+end
+if #members < tonumber(ARGV[4]) then return '' end
+return members[#members]
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptEvents returns events with their deliveries, as they are at one moment.
+//
+//	KEYS as all of the outbox
+//	ARGV ids
+//	returns for each that is there: document, meta
+var scriptEvents = redis.NewScript(luaOutbox + `
+local out = {}
+for _, id in ipairs(ARGV) do
+  local doc = redis.call('HGET', EVENTS, id)
+  if doc then
+    out[#out + 1] = doc
+    out[#out + 1] = redis.call('HGET', META, id)
+  end
+end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptDueMarks returns marks whose time has come, the earliest first.
+//
+//	KEYS as all of the outbox
+//	ARGV 1 now (20 digits), 2 how many
+//	returns for each: key, due and document
+var scriptDueMarks = redis.NewScript(luaOutbox + `
+local out = {}
+for _, e in ipairs(redis.call('ZRANGEBYLEX', DUE, '-', '(' .. ARGV[1] .. '\255', 'LIMIT', 0, ARGV[2])) do
+  out[#out + 1] = string.sub(e, 21)
+  out[#out + 1] = redis.call('HGET', MARKS, out[#out])
+end
+return out
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptLoadEvents appends events that are not there, and replaces the deliveries of
+// all of them.
+//
+//	KEYS as all of the outbox
+//	ARGV for each: id, time, cause, order, document, how many deliveries, and for each
+//	of those: sink, state, attempts, not before, settled, error
+//	returns nothing
+var scriptLoadEvents = redis.NewScript(luaOutbox + `
+local i = 1
+while i <= #ARGV do
+  local id, n = ARGV[i], tonumber(ARGV[i + 5])
+  local m = append(id, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]) or meta(id)
+  for sink in pairs(m.d) do part(sink, id, m) end
+  m.d = {}
+  for d = i + 6, i + 5 + 6 * n, 6 do
+    local sink = ARGV[d]
+    m.d[sink] = {s = ARGV[d + 1], a = tonumber(ARGV[d + 2]), n = ARGV[d + 3], e = ARGV[d + 4], r = ARGV[d + 5]}
+    redis.call('SADD', SINKS, sink)
+    join(sink, id, m)
+  end
+  keep(id, m)
+  i = i + 6 + 6 * n
+end
 `) //nolint:gochecknoglobals // see scriptChange

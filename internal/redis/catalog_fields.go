@@ -1,0 +1,307 @@
+package redis
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/redis/go-redis/v9"
+
+	"pratique"
+)
+
+// How digests, times and lists stand in fields, and how many of them are read at
+// once.
+
+// short is a digest as it stands in keys, fields and lists: a sha256 is its bytes.
+func short(d digest.Digest) string {
+	if text, ok := strings.CutPrefix(string(d), "sha256:"); ok && len(text) == 64 {
+		if b, err := hex.DecodeString(text); err == nil {
+			return string(b)
+		}
+	}
+	return string(d)
+}
+
+// long undoes short.
+func long(s string) digest.Digest {
+	if len(s) == 32 {
+		return digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString([]byte(s)))
+	}
+	return digest.Digest(s)
+}
+
+// timeText is a time as text that is in order of time.
+func timeText(t time.Time) string { return fmt.Sprintf("%020d", max(nanos(t), 0)) }
+
+// textTime undoes timeText.
+func textTime(s string) (time.Time, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("stored time: %w", err)
+	}
+	return at(n), nil
+}
+
+// packItem is an item of a list whose items are not all of one length.
+func packItem(d digest.Digest) string { s := short(d); return string([]byte{byte(len(s))}) + s }
+
+// unpackItems undoes packItem.
+func unpackItems(list string) ([]digest.Digest, error) {
+	var out []digest.Digest
+	for len(list) > 0 {
+		n := int(list[0])
+		if len(list) < 1+n {
+			return nil, errors.New("stored list of digests is damaged")
+		}
+		out = append(out, long(list[1:1+n]))
+		list = list[1+n:]
+	}
+	return out, nil
+}
+
+// place is a field of the hash that has some name in a partition.
+type place struct {
+	part  part
+	field string
+}
+
+func placeOf(d digest.Digest) place { return place{partOfDigest(d), short(d)} }
+
+func placesOf(ds []digest.Digest) []place {
+	out := make([]place, len(ds))
+	for i, d := range ds {
+		out[i] = placeOf(d)
+	}
+	return out
+}
+
+// fieldsBatch is how many fields one command asks for.
+const fieldsBatch = 512
+
+// grouped calls each with the places of one partition, at most so many, by their
+// index in places.
+func grouped(places []place, batch int, each func(p part, indexes []int)) {
+	byPart := make(map[part][]int)
+	var order []part
+	for i, pl := range places {
+		if byPart[pl.part] == nil {
+			order = append(order, pl.part)
+		}
+		byPart[pl.part] = append(byPart[pl.part], i)
+		if len(byPart[pl.part]) == batch {
+			each(pl.part, byPart[pl.part])
+			byPart[pl.part] = byPart[pl.part][:0:0]
+		}
+	}
+	for _, p := range order {
+		if len(byPart[p]) > 0 {
+			each(p, byPart[p])
+		}
+	}
+}
+
+// fields reads fields of the hashes with a name, in one round trip. found tells
+// which are there.
+func (db *DB) fields(ctx context.Context, name string, places []place) (values []string, found []bool, err error) {
+	values, found = make([]string, len(places)), make([]bool, len(places))
+	if len(places) == 0 {
+		return values, found, ctx.Err()
+	}
+	type asked struct {
+		cmd     *redis.SliceCmd
+		indexes []int
+	}
+	var cmds []asked
+	_, err = db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		grouped(places, fieldsBatch, func(p part, indexes []int) {
+			names := make([]string, len(indexes))
+			for i, n := range indexes {
+				names[i] = places[n].field
+			}
+			cmds = append(cmds, asked{pipe.HMGet(ctx, db.key(p, name), names...), indexes})
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, a := range cmds {
+		got, err := a.cmd.Result()
+		if err != nil {
+			return nil, nil, err
+		}
+		for i, v := range got {
+			values[a.indexes[i]], found[a.indexes[i]] = v.(string)
+		}
+	}
+	return values, found, nil
+}
+
+// lists reads lists (see luaLists) of the hashes with a name, in one round trip; one
+// that is not there is empty.
+func (db *DB) lists(ctx context.Context, name string, places []place) ([]string, error) {
+	out := make([]string, len(places))
+	var calls []call
+	var indexes [][]int
+	grouped(places, fieldsBatch, func(p part, is []int) {
+		c := call{keys: []string{db.key(p, name)}}
+		for _, n := range is {
+			c.args = append(c.args, places[n].field)
+		}
+		calls, indexes = append(calls, c), append(indexes, is)
+	})
+	replies, err := db.calls(ctx, scriptLists, calls)
+	if err != nil {
+		return nil, err
+	}
+	for i, cmd := range replies {
+		got, err := cmd.Slice()
+		if err != nil {
+			return nil, err
+		}
+		for j, v := range got {
+			out[indexes[i][j]], _ = v.(string)
+		}
+	}
+	return out, nil
+}
+
+// listItems are the items in a field of a list, and the field's name without its
+// number; see luaLists. length is how long the name is of the list's first field.
+func listItems(field, value string, length int) (name, items string) {
+	if len(field) == length+4 {
+		return field[:length], value
+	}
+	return field, value[min(4, len(value)):]
+}
+
+// call is one of several calls of a script, all keys of which are in one partition.
+type call struct {
+	keys []string
+	args []any
+}
+
+// calls calls a script several times, in one round trip. What a script returned that
+// returned nothing is no error.
+func (db *DB) calls(ctx context.Context, script *redis.Script, calls []call) ([]*redis.Cmd, error) {
+	if len(calls) == 0 {
+		return nil, ctx.Err()
+	}
+	out := make([]*redis.Cmd, len(calls))
+	send := func(run func(pipe redis.Pipeliner, c call) *redis.Cmd, which func(i int) bool) error {
+		_, err := db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			for i, c := range calls {
+				if which(i) {
+					out[i] = run(pipe, c)
+				}
+			}
+			return nil
+		})
+		return err
+	}
+	err := send(func(pipe redis.Pipeliner, c call) *redis.Cmd { return script.EvalSha(ctx, pipe, c.keys, c.args...) }, func(int) bool { return true })
+	if err != nil && unknownScript(out) {
+		// A server that was started anew has no scripts. Those that ran are not run again.
+		err = send(func(pipe redis.Pipeliner, c call) *redis.Cmd { return script.Eval(ctx, pipe, c.keys, c.args...) },
+			func(i int) bool { return redis.HasErrorPrefix(out[i].Err(), "NOSCRIPT") })
+	}
+	if err == nil || errors.Is(err, redis.Nil) {
+		for _, cmd := range out {
+			if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+				return nil, err
+			}
+		}
+		return out, nil
+	}
+	return nil, err
+}
+
+func unknownScript(cmds []*redis.Cmd) bool {
+	for _, cmd := range cmds {
+		if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
+			return true
+		}
+	}
+	return false
+}
+
+// scanned calls each for every field of a hash, in pages; a field may come twice.
+func (db *DB) scanned(ctx context.Context, key string, each func(field, value string) error) error {
+	var cursor uint64
+	for {
+		page, next, err := db.rdb.HScan(ctx, key, cursor, "", scanCount).Result()
+		if err != nil {
+			return err
+		}
+		for i := 0; i+1 < len(page); i += 2 {
+			if err := each(page[i], page[i+1]); err != nil {
+				return err
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+// scanCount is about how many fields a page of a scan has.
+const scanCount = 2000
+
+// repoKey is a key that is one repository's.
+func (db *DB) repoKey(ref pratique.Ref, name string) string {
+	return db.key(partOfRepo(ref), name+":"+ref.Repository())
+}
+
+// inRepo is the reference to a repository as Repository writes it.
+func inRepo(repository string) pratique.Ref {
+	registry, repo, _ := strings.Cut(repository, "/")
+	return pratique.Ref{Registry: registry, Repo: repo}
+}
+
+// repositories are all that hold something or have a tag, one partition after the
+// other.
+func (db *DB) repositories(ctx context.Context) ([]string, error) {
+	var cmds [partitions]*redis.StringSliceCmd
+	_, err := db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for n := range cmds {
+			cmds[n] = pipe.SMembers(ctx, db.key(partNumber(n), "repositories"))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, cmd := range cmds {
+		names, err := cmd.Result()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, names...)
+	}
+	return out, nil
+}
+
+// lists keep numbers of manifests in 4 bytes.
+func numbers(list string) []uint32 {
+	out := make([]uint32, 0, len(list)/4)
+	for ; len(list) >= 4; list = list[4:] {
+		out = append(out, binary.BigEndian.Uint32([]byte(list)))
+	}
+	return out
+}
+
+// annotate says what err is about; nil stays nil.
+func annotate(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf(format+": %w", append(args, err)...)
+}
