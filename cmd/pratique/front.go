@@ -38,6 +38,7 @@ type behind struct {
 	scans   proxy.Scans
 	catalog store.Catalog
 	stamps  store.Stamper
+	reach   store.Reach // nil: the state is this process' own
 	facts   *facts
 	record  proxy.Recorder
 	own     map[string]proxy.Own

@@ -26,6 +26,7 @@ import (
 type hooks struct {
 	admin http.Handler // for the admin listener; nil when there are none, or they have their own
 	parts []rungroup.Part
+	queue *rungroup.Part // follows up what they told; one replica does it for all
 }
 
 // newHooks takes the webhooks of the configured callers; without any nobody may call.
@@ -46,7 +47,7 @@ func newHooks(ctx context.Context, cfg config.Config, state state, cache *proxy.
 	if len(cfg.Hooks.From) == 0 {
 		return &hooks{}, nil
 	}
-	h := &hooks{parts: []rungroup.Part{{Name: "pushes", Run: untilStopped(queue.Run)}}}
+	h := &hooks{queue: &rungroup.Part{Name: "pushes", Run: untilStopped(queue.Run)}}
 	if cfg.Hooks.Listen == "" {
 		h.admin = handler
 		return h, nil

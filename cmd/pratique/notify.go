@@ -27,33 +27,50 @@ import (
 // a watcher it tells nobody, which is no loss: it begins by looking at all images.
 type reported struct {
 	scheduler.Scanner
+	shared  *shared // may be nil
 	watcher atomic.Pointer[notify.Watcher]
 }
 
 // Scan implements scheduler.Scanner.
 func (r *reported) Scan(ctx context.Context, ref pratique.Ref) (pratique.Report, error) {
 	report, err := r.Scanner.Scan(ctx, ref)
-	r.tell(ref.Digest)
+	r.tell(ctx, ref.Digest)
 	return report, err
 }
 
 // Rematch implements scheduler.Scanner.
 func (r *reported) Rematch(ctx context.Context, image digest.Digest) (pratique.Report, error) {
 	report, err := r.Scanner.Rematch(ctx, image)
-	r.tell(image)
+	r.tell(ctx, image)
 	return report, err
 }
 
 // tell is for failures too: the last of them makes a failed report.
-func (r *reported) tell(image digest.Digest) {
+func (r *reported) tell(ctx context.Context, image digest.Digest) {
+	if r.elsewhere(ctx, image) {
+		return
+	}
 	if w := r.watcher.Load(); w != nil {
 		w.Changed(image)
 	}
 }
 
+// elsewhere announces images to all replicas, of which one watches; false when there
+// are no others. What is not announced for want of Redis is found by that one when
+// Redis is back: then any image may have changed.
+func (r *reported) elsewhere(ctx context.Context, images ...digest.Digest) bool {
+	if r.shared == nil || r.shared.announce == nil {
+		return false
+	}
+	return r.shared.announce(context.WithoutCancel(ctx), images...) == nil
+}
+
 // changed tells of images whose components are known otherwise than before:
 // scheduler.RescanConfig.Changed.
-func (r *reported) changed(_ context.Context, images []digest.Digest) {
+func (r *reported) changed(ctx context.Context, images []digest.Digest) {
+	if r.elsewhere(ctx, images...) {
+		return
+	}
 	if w := r.watcher.Load(); w != nil {
 		w.ChangedAll(images)
 	}

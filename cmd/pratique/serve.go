@@ -14,7 +14,6 @@ import (
 	"pratique"
 	"pratique/internal/config"
 	"pratique/internal/rungroup"
-	"pratique/internal/sqlite"
 	"pratique/proxy"
 	"pratique/scanner"
 	"pratique/scanner/database"
@@ -113,22 +112,23 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	parts.Add(closing("blobs", blobs.Close))
-	state, err := sqlite.Open(ctx, cfg.State.SQLite.Path)
+	state, shared, err := openState(ctx, cfg, blobs, log, metrics)
 	if err != nil {
 		return err
 	}
 	parts.Add(closing("state", state.Close))
+	once := duties{leases: state, log: log}
 	orphans := store.NewOrphans(blobs, state, store.OrphansConfig{Log: log, Metrics: metrics})
-	parts.Add(rungroup.Part{Name: "orphans", Run: orphans.Run})
+	parts.Add(once.part(rungroup.Part{Name: "orphans", Run: orphans.Run}))
 	eviction, evict, err := newEviction(cfg, blobs, state, log, metrics)
 	if err != nil {
 		return err
 	}
-	parts.Add(evict)
+	parts.Add(once.part(evict))
 
 	// Pull through and keep.
 	catalog := proxy.RememberCatalog(state, state)
-	cache := proxy.NewCache(upstreams.byKey(), blobs, catalog, state, cacheConfig(cfg, eviction, log, metrics))
+	cache := proxy.NewCache(upstreams.byKey(), blobs, catalog, proxy.RememberTags(state, state), cacheConfig(cfg, eviction, state, log, metrics))
 	parts.Add(drain.transfers(cache.Close))
 
 	// Analyse, match, and look again when the database moves.
@@ -144,13 +144,13 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	parts.Add(closing("workers", analyzers.Close))
-	reports := new(reported)
+	reports := &reported{shared: shared}
 	// Three layers of an image at a time: then the first is analysed while the next
 	// arrive. All at once share the line and end together, and most of the analysis
 	// comes after that (docs/benchmarks.md).
 	scan := scanner.New(cache, analyzers, matcher, state, scanner.Config{Parallel: 3, OnChanged: reports.moved(state, log), Log: log, Metrics: metrics})
 	reports.Scanner = scan
-	scans := scheduler.New(state, reports, state, scheduler.Config{Analyzer: analyzers.Key, Log: log, Metrics: metrics})
+	scans := scheduler.New(state, reports, state, schedulerConfig(cfg, analyzers.Key, log, metrics))
 	var rescans *scheduler.Rescanner
 	db := database.New(databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { rescans.DatabaseChanged(ctx) }), matcher)
 	rescans = newRescanner(scan, state, db, reports, log, metrics)
@@ -168,33 +168,40 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		rungroup.Part{Name: "database", Run: untilStopped(db.Run)},
 		rungroup.Part{Name: "scheduler", Run: scans.Run},
 		rungroup.Part{Name: "rescans", Run: rescans.Run},
-		rungroup.Part{Name: "reanalysis", Run: untilStopped(again.run)},
+		once.part(rungroup.Part{Name: "reanalysis", Run: untilStopped(again.run)}),
 	)
 
 	// Decide, and answer; anew when the configuration is read again.
 	history := newHistory(cfg, state, log, metrics)
 	front := &live{behind: behind{cache: cache, scans: scans, catalog: catalog, stamps: state, record: history, own: served.ownRepositories(), log: log, metrics: metrics}}
+	if cfg.State.Redis.URL != "" {
+		front.reach = state
+	}
 	if front.facts, err = newFacts(ctx, cfg, state, front, fetch); err != nil {
 		return err
 	}
 	parts.Add(rungroup.Part{Name: "history", Run: untilStopped(history.Run)})
 	parts.Add(front.facts.parts...)
+	parts.Add(shared.follow(scans, front.facts.exceptions, reports, log))
 	front.put(cfg, policies, upstreams)
 	events, err := newEvents(cfg, state, front, matcher, reports, log, metrics)
 	if err != nil {
 		return err
 	}
-	parts.Add(events.parts...)
+	parts.Add(once.group("events", events.parts...))
 	hooks, err := newHooks(ctx, cfg, state, cache, front, log, metrics)
 	if err != nil {
 		return err
 	}
 	parts.Add(hooks.parts...)
+	if hooks.queue != nil {
+		parts.Add(once.part(*hooks.queue))
+	}
 	timed, part, err := newSchedules(ctx, cfg, state, cache, front, eviction.Evict, rescans.FullPass, log, metrics)
 	if err != nil {
 		return err
 	}
-	parts.Add(part)
+	parts.Add(once.part(part))
 	queue := jobs{queue: state, wake: func() { scans.Wake(); timed.Wake() }}
 	reload := newReloader(p, front, fetch)
 	reload.schedules = timed

@@ -18,6 +18,7 @@ import (
 	"pratique/proxy"
 	"pratique/scanner/database"
 	"pratique/scanner/match"
+	"pratique/scheduler"
 	"pratique/store"
 	"pratique/web"
 )
@@ -33,8 +34,13 @@ func blobsConfig(cfg config.Config) store.BlobsConfig {
 	return store.BlobsConfig{Driver: string(cfg.Storage.Driver), Parameters: cfg.Storage.Parameters, Spool: cfg.Storage.Spool}
 }
 
-func cacheConfig(cfg config.Config, room *eviction, log *slog.Logger, metrics prometheus.Registerer) proxy.CacheConfig {
+func cacheConfig(cfg config.Config, room *eviction, state state, log *slog.Logger, metrics prometheus.Registerer) proxy.CacheConfig {
 	stale := cfg.Cache.StaleIfError
+	var leases store.Leases // of a state of its own, a process needs none
+	var reach store.Reach
+	if cfg.State.Redis.URL != "" {
+		leases, reach = state, state
+	}
 	orNever := func(d time.Duration) time.Duration {
 		if d == 0 {
 			return -1
@@ -46,6 +52,8 @@ func cacheConfig(cfg config.Config, room *eviction, log *slog.Logger, metrics pr
 		StaleIfError: proxy.StaleIfError{Semver: orNever(stale.Semver), Latest: orNever(stale.Latest), Other: orNever(stale.Other)},
 		MaxBlobSize:  int64(cfg.Cache.MaxBlobSize),
 		DiskFull:     room.DiskFull,
+		Leases:       leases,
+		Reach:        reach,
 		Log:          log,
 		Metrics:      metrics,
 	}
@@ -61,9 +69,23 @@ func (b *behind) gateConfig(cfg config.Config, names *proxy.UpstreamIndex) proxy
 		Evidence:  b.facts,
 		Record:    b.record,
 		Stamps:    b.stamps,
-		Metrics:   b.metrics,
+		Reach:     b.reach,
+		Failure:   proxy.FailureMode(cfg.State.Failure), FailureAge: cfg.State.FailureAge,
+		Metrics: b.metrics,
 	}
 }
+
+func schedulerConfig(cfg config.Config, analyzer func() string, log *slog.Logger, metrics prometheus.Registerer) scheduler.Config {
+	out := scheduler.Config{Analyzer: analyzer, Log: log, Metrics: metrics}
+	if cfg.State.Redis.URL != "" {
+		out.Shared, out.Lease = true, jobLease
+	}
+	return out
+}
+
+// jobLease is how long the scans of a replica that hangs are its own; those of one
+// that died are taken over sooner.
+const jobLease = 10 * time.Second
 
 func databaseConfig(cfg config.Config, fetch *fetcher, log *slog.Logger, metrics prometheus.Registerer, moved func(prev, next pratique.Engine)) database.Config {
 	return database.Config{

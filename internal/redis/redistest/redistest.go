@@ -148,17 +148,24 @@ func contains(s string, words ...string) bool {
 // Sentinel starts a master, a replica and three sentinels, and returns the URL.
 func Sentinel(tb testing.TB) (url string, master, replica *Server) {
 	tb.Helper()
+	return SentinelAt(tb, "127.0.0.1")
+}
+
+// SentinelAt is Sentinel on another address of this machine.
+func SentinelAt(tb testing.TB, host string) (url string, master, replica *Server) {
+	tb.Helper()
 	Need(tb, "redis-sentinel")
-	master = Start(tb)
-	host, port, _ := net.SplitHostPort(master.Addr)
-	replica = Start(tb, "--replicaof", host+" "+port)
+	open := []string{"--bind", host, "127.0.0.1", "--protected-mode", "no"}
+	master = Start(tb, append(open, "--replica-announce-ip", host)...)
+	_, port, _ := net.SplitHostPort(master.Addr)
+	replica = Start(tb, append(open, "--replica-announce-ip", host, "--replicaof", host+" "+port)...)
 	url = "redis+sentinel://"
 	for i := range 3 {
 		s := &Server{Addr: FreeAddr(tb), Dir: tb.TempDir(), tb: tb}
 		_, own, _ := net.SplitHostPort(s.Addr)
 		conf := filepath.Join(s.Dir, "sentinel.conf")
-		text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nlogfile %s\nsentinel monitor m %s %s 2\nsentinel down-after-milliseconds m 1000\nsentinel failover-timeout m 5000\n",
-			own, s.Dir, filepath.Join(s.Dir, "redis.log"), host, port)
+		text := fmt.Sprintf("port %s\nbind %s 127.0.0.1\nprotected-mode no\nsentinel announce-ip %s\ndir %s\nlogfile %s\nsentinel monitor m %s %s 2\nsentinel down-after-milliseconds m 1000\nsentinel failover-timeout m 5000\n",
+			own, host, host, s.Dir, filepath.Join(s.Dir, "redis.log"), host, port)
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			tb.Fatal(err)
 		}
@@ -168,7 +175,7 @@ func Sentinel(tb testing.TB) (url string, master, replica *Server) {
 		if i > 0 {
 			url += ","
 		}
-		url += s.Addr
+		url += net.JoinHostPort(host, own)
 	}
 	until(tb, "the replica follows", func() error {
 		info, err := replica.Client().Info(tb.Context(), "replication").Result()
