@@ -69,6 +69,9 @@ type Config struct {
 	// later are the steps of a release to come, for tests.
 	later []step
 
+	// Moving opens the state although another one is being moved to it: for who does
+	// that (store.MoveState).
+	Moving bool
 	// Log receives lost and regained connections. If nil, slog.Default().
 	Log *slog.Logger
 	// Metrics receives pratique_redis_*. If nil, none are registered.
@@ -149,6 +152,9 @@ func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 
 func (db *DB) open(ctx context.Context) error {
 	if err := db.ensureSchema(ctx); err != nil {
+		return err
+	}
+	if err := db.ensureWhole(ctx); err != nil {
 		return err
 	}
 	if err := db.startChanges(ctx); err != nil {
