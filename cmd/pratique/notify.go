@@ -27,7 +27,7 @@ import (
 // a watcher it tells nobody, which is no loss: it begins by looking at all images.
 type reported struct {
 	scheduler.Scanner
-	shared  *shared // may be nil
+	peers   *peers // may be nil
 	watcher atomic.Pointer[notify.Watcher]
 }
 
@@ -59,10 +59,10 @@ func (r *reported) tell(ctx context.Context, image digest.Digest) {
 // are no others. What is not announced for want of Redis is found by that one when
 // Redis is back: then any image may have changed.
 func (r *reported) elsewhere(ctx context.Context, images ...digest.Digest) bool {
-	if r.shared == nil || r.shared.announce == nil {
+	if r.peers == nil || r.peers.announce == nil {
 		return false
 	}
-	return r.shared.announce(context.WithoutCancel(ctx), images...) == nil
+	return r.peers.announce(context.WithoutCancel(ctx), images...) == nil
 }
 
 // changed tells of images whose components are known otherwise than before:

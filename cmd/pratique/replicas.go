@@ -25,9 +25,9 @@ import (
 	"pratique/store"
 )
 
-// shared is what a state that others write to tells this process, as far as the
+// peers is what a state that others write to tells this process, as far as the
 // parts that want to know are there already.
-type shared struct {
+type peers struct {
 	changed   atomic.Pointer[func(ds []digest.Digest)] // written by anybody; nil = everything
 	announced atomic.Pointer[func(images []digest.Digest)]
 	job       atomic.Pointer[func()]
@@ -36,8 +36,8 @@ type shared struct {
 }
 
 // openState opens the backend that the configuration names.
-func openState(ctx context.Context, cfg config.Config, docs store.Documents, log *slog.Logger, metrics prometheus.Registerer) (state, *shared, error) {
-	s := new(shared)
+func openState(ctx context.Context, cfg config.Config, docs store.Documents, log *slog.Logger, metrics prometheus.Registerer) (state, *peers, error) {
+	s := new(peers)
 	if cfg.State.Redis.URL == "" {
 		db, err := sqlite.Open(ctx, cfg.State.SQLite.Path)
 		return db, s, err
@@ -163,7 +163,7 @@ func (d duties) group(name string, parts ...rungroup.Part) rungroup.Part {
 }
 
 // follow is the part that takes in what other processes wrote.
-func (s *shared) follow(scans *scheduler.Scheduler, exceptions *exception.Exceptions, reports *reported, log *slog.Logger) rungroup.Part {
+func (s *peers) follow(scans *scheduler.Scheduler, exceptions *exception.Exceptions, reports *reported, log *slog.Logger) rungroup.Part {
 	reload := make(chan struct{}, 1)
 	changed := func(ds []digest.Digest) {
 		scans.Changed(ds)

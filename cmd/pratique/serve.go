@@ -112,7 +112,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	parts.Add(closing("blobs", blobs.Close))
-	state, shared, err := openState(ctx, cfg, blobs, log, metrics)
+	state, others, err := openState(ctx, cfg, blobs, log, metrics)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		return err
 	}
 	parts.Add(closing("workers", analyzers.Close))
-	reports := &reported{shared: shared}
+	reports := &reported{peers: others}
 	// Three layers of an image at a time: then the first is analysed while the next
 	// arrive. All at once share the line and end together, and most of the analysis
 	// comes after that (docs/benchmarks.md).
@@ -182,7 +182,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	}
 	parts.Add(rungroup.Part{Name: "history", Run: untilStopped(history.Run)})
 	parts.Add(front.facts.parts...)
-	parts.Add(shared.follow(scans, front.facts.exceptions, reports, log))
+	parts.Add(others.follow(scans, front.facts.exceptions, reports, log))
 	front.put(cfg, policies, upstreams)
 	events, err := newEvents(cfg, state, front, matcher, reports, log, metrics)
 	if err != nil {
