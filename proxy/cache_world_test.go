@@ -59,6 +59,12 @@ func newStalling(t *testing.T, stall time.Duration, change ...func(*proxy.CacheC
 // start makes the cache, as after a restart of the process.
 func (p *pulled) start(change ...func(*proxy.CacheConfig)) {
 	p.t.Helper()
+	p.startOver(p.state, p.state, change...)
+}
+
+// startOver is start over another state.
+func (p *pulled) startOver(catalog store.Catalog, tags store.Tags, change ...func(*proxy.CacheConfig)) {
+	p.t.Helper()
 	ups := map[string]proxy.Upstream{}
 	for key, u := range map[string]*proxytest.Upstream{"lab": p.lab, "hub": p.hub} {
 		cfg := upstream.Config{
@@ -90,7 +96,7 @@ func (p *pulled) start(change ...func(*proxy.CacheConfig)) {
 	for _, f := range change {
 		f(&cfg)
 	}
-	p.Cache = proxy.NewCache(ups, p.blobs, p.state, p.state, cfg)
+	p.Cache = proxy.NewCache(ups, p.blobs, catalog, tags, cfg)
 	cache := p.Cache
 	p.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

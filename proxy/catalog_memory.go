@@ -21,8 +21,7 @@ const catalogMemoryLimit = 16 << 20
 // shared and must not be changed.
 //
 // If stamps is a store.Reach as well, the catalog is not asked while that is away:
-// what is in memory is given, and everything else is store.ErrUnreachable, "not
-// found" included.
+// what is not in memory is store.ErrUnreachable.
 func RememberCatalog(catalog store.Catalog, stamps store.Stamper) store.Catalog {
 	return &catalogMemory{
 		Catalog: catalog,
@@ -113,16 +112,15 @@ func reachOf(stamps store.Stamper) *reach {
 // asks. The stamp was taken before: a write that comes in between makes what is
 // kept here old at once.
 func remember[K comparable, V any](memory *lru[K, stamped[V]], key K, stamp uint64, state *reach, ask func() (V, error)) (V, error) {
-	e, ok := memory.get(key)
-	ok = ok && e.stamp == stamp
-	switch {
-	case ok && e.found:
+	if e, ok := memory.get(key); ok && e.stamp == stamp {
+		if !e.found {
+			return e.value, pratique.ErrNotFound
+		}
 		return e.value, nil
-	case state.away():
+	}
+	if state.away() {
 		var zero V
 		return zero, store.ErrUnreachable
-	case ok:
-		return e.value, pratique.ErrNotFound
 	}
 	v, err := ask()
 	if err == nil || errors.Is(err, pratique.ErrNotFound) {

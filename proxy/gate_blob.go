@@ -139,6 +139,9 @@ func (g *Gate) holders(ctx context.Context, r Request) ([]pratique.Image, error)
 			runnable = append(runnable, img)
 		}
 	}
+	if len(all) == 0 && g.reach.away() {
+		return nil, stateAway(nil) // another replica may know one
+	}
 	if len(all) == 0 {
 		return nil, Errorf(CodeBlobUnknown, "no manifest pulled from %s names this blob; pull the manifest first", clean(r.Ref.Repository(), 300))
 	}

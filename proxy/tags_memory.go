@@ -37,7 +37,7 @@ type tagList struct {
 }
 
 type tagMemory struct {
-	store.Tags // SetTag and SetTagList, which move the stamps
+	store.Tags // SetTagList, which moves the stamp
 
 	stamps store.Stamper
 	reach  *reach
@@ -51,6 +51,16 @@ func (m *tagMemory) Tag(ctx context.Context, ref pratique.Ref) (store.TagState, 
 	return remember(m.states, key, m.stamp(key), m.reach, func() (store.TagState, error) {
 		return m.Tags.Tag(ctx, ref)
 	})
+}
+
+// SetTag implements store.Tags. What a tag names is read again at once: whoever asks
+// next finds it in memory.
+func (m *tagMemory) SetTag(ctx context.Context, ref pratique.Ref, s store.TagState) error {
+	if err := m.Tags.SetTag(ctx, ref, s); err != nil {
+		return err
+	}
+	_, _ = m.Tag(ctx, ref) // it is written; whoever needs it may fail
+	return nil
 }
 
 // TagList implements store.Tags.
