@@ -33,6 +33,7 @@ type peers struct {
 	job       atomic.Pointer[func()]
 	// announce tells other processes of images; nil: there are none.
 	announce func(ctx context.Context, images ...digest.Digest) error
+	replica  string // this process' name among them
 }
 
 // openState opens the backend that the configuration names.
@@ -61,6 +62,8 @@ func openState(ctx context.Context, cfg config.Config, docs store.Documents, log
 			(*f)()
 		}
 	}
+	host, _ := os.Hostname()
+	s.replica = fmt.Sprintf("%s-%d", host, os.Getpid())
 	db, err := redis.Open(ctx, rc)
 	if err != nil {
 		return nil, nil, err

@@ -107,7 +107,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	drain := &budget{limit: cfg.Registry.Drain}
 
 	// What is kept: bytes, and everything else.
-	blobs, err := store.OpenBlobs(ctx, blobsConfig(cfg))
+	blobs, err := store.OpenBlobs(ctx, blobsConfig(cfg, log, metrics))
 	if err != nil {
 		return err
 	}
@@ -136,10 +136,14 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	parts.Add(closing("matcher", matcher.Close))
 	analyzers := newAnalyzers(cfg, log, metrics)
 	newJava := make(chan struct{}, 1)
-	java := database.NewJava(javaConfig(cfg, fetch, log, metrics, func(prev, next pratique.Engine) { //nolint:contextcheck // a pool outlives what made it; its start has a bound of its own
+	jars := javaConfig(cfg, fetch, log, metrics, func(prev, next pratique.Engine) { //nolint:contextcheck // a pool outlives what made it; its start has a bound of its own
 		analyzers.javaChanged(prev, next)
 		signalTo(newJava)
-	}))
+	})
+	if cfg.State.Redis.URL != "" {
+		jars = sharing(jars, javaKind, state, blobs, others.replica)
+	}
+	java := database.NewJava(jars)
 	if err := analyzers.start(ctx, java); err != nil {
 		return err
 	}
@@ -152,7 +156,11 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	reports.Scanner = scan
 	scans := scheduler.New(state, reports, state, schedulerConfig(cfg, analyzers.Key, log, metrics))
 	var rescans *scheduler.Rescanner
-	db := database.New(databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { rescans.DatabaseChanged(ctx) }), matcher)
+	vulnerabilities := databaseConfig(cfg, fetch, log, metrics, func(_, _ pratique.Engine) { rescans.DatabaseChanged(ctx) })
+	if cfg.State.Redis.URL != "" {
+		vulnerabilities = sharing(vulnerabilities, store.VulnerabilityDatabase, state, blobs, others.replica)
+	}
+	db := database.New(vulnerabilities, matcher)
 	rescans = newRescanner(scan, state, db, reports, log, metrics)
 	// Before the rescanner's first look: a process that died between an adoption and
 	// the end of its rescan left what has to be matched. Why it fails is in the log.
@@ -167,9 +175,9 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		rungroup.Part{Name: "java database", Run: untilStopped(java.Run)},
 		rungroup.Part{Name: "database", Run: untilStopped(db.Run)},
 		rungroup.Part{Name: "scheduler", Run: scans.Run},
-		rungroup.Part{Name: "rescans", Run: rescans.Run},
 		once.part(rungroup.Part{Name: "reanalysis", Run: untilStopped(again.run)}),
 	)
+	parts.Add(leading(state, db, java, rescans.Run)...)
 
 	// Decide, and answer; anew when the configuration is read again.
 	history := newHistory(cfg, state, log, metrics)
@@ -214,7 +222,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		Verdicts: state, Exceptions: front.facts.exceptions, Events: events, Cache: eviction, Hooks: hooks.admin,
 		Jobs: queue, Schedules: timed,
 		Simulator: &simulator{live: front, pulls: state, content: state},
-		Probes:    append(probes(ctx, state, analyzers, matcher, reload), queue.probe()), Metrics: metrics, //nolint:contextcheck // a note is made without a request, in a time of its own
+		Probes:    append(probes(ctx, state, cfg.State.Failure == config.FailureServeLast, analyzers, matcher, reload), queue.probe()), Metrics: metrics, //nolint:contextcheck // a note is made without a request, in a time of its own
 		Hosts: adminHosts(cfg.Admin), Spool: cfg.TempDir(), Log: log,
 	}), log)
 	if err != nil {

@@ -30,8 +30,12 @@ import (
 // least is d, or the least positive duration for none.
 func least(d time.Duration) time.Duration { return max(d, time.Nanosecond) }
 
-func blobsConfig(cfg config.Config) store.BlobsConfig {
-	return store.BlobsConfig{Driver: string(cfg.Storage.Driver), Parameters: cfg.Storage.Parameters, Spool: cfg.Storage.Spool}
+func blobsConfig(cfg config.Config, log *slog.Logger, metrics prometheus.Registerer) store.BlobsConfig {
+	return store.BlobsConfig{
+		Driver: string(cfg.Storage.Driver), Parameters: cfg.Storage.Parameters, Spool: cfg.Storage.Spool,
+		Hot: store.HotConfig{Dir: cfg.Storage.Hot.Dir, MaxBytes: int64(cfg.Storage.Hot.MaxSize)}, Redirect: cfg.Storage.Redirect,
+		Log: log, Metrics: metrics,
+	}
 }
 
 func cacheConfig(cfg config.Config, room *eviction, state state, log *slog.Logger, metrics prometheus.Registerer) proxy.CacheConfig {
@@ -212,7 +216,7 @@ func instant(t time.Time) *time.Time {
 }
 
 // probes are what must work before this process is sent clients.
-func probes(ctx context.Context, state state, workers *analyzers, matcher *match.Matcher, reload *reloader) []web.Probe {
+func probes(ctx context.Context, state state, servesLast bool, workers *analyzers, matcher *match.Matcher, reload *reloader) []web.Probe {
 	return []web.Probe{
 		{Name: "process", Check: func(context.Context) error {
 			if ctx.Err() != nil {
@@ -222,6 +226,9 @@ func probes(ctx context.Context, state state, workers *analyzers, matcher *match
 		}},
 		{Name: "state", Check: func(ctx context.Context) error {
 			_, err := state.Len(ctx)
+			if servesLast && errors.Is(err, store.ErrUnreachable) {
+				return nil // what was decided before is served: taking all replicas away would end that
+			}
 			return err
 		}},
 		{Name: "workers", Check: func(context.Context) error { return workers.ready() }},

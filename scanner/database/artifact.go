@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -41,23 +40,11 @@ type Artifact struct {
 	failed   error                    // of the last attempt to make current's copy
 }
 
-// copied is a copy that is complete on disk.
-type copied struct {
-	Layer digest.Digest `json:"layer"`
-	Size  int64         `json:"size"`
-
-	path     string
-	manifest []byte
-	digest   digest.Digest // of manifest
-}
-
 const (
 	// ArtifactTag is the one tag: the schema's version, as Trivy asks for it.
 	ArtifactTag = "2"
 
 	configType = "application/vnd.aquasec.trivy.config.v1+json"
-	copyFile   = "db.tar.gz"
-	copyRecord = "copy.json"
 )
 
 // emptyConfig is the config of Trivy's artifacts.
@@ -137,20 +124,6 @@ func (a *Artifact) Blob(_ context.Context, d digest.Digest) (size int64, open fu
 		}
 	}
 	return 0, nil, fmt.Errorf("%w: no such database is kept", pratique.ErrNotFound)
-}
-
-func (c copied) open(offset int64) (io.ReadCloser, error) {
-	f, err := os.Open(c.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: the database was removed meanwhile", pratique.ErrNotFound)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if _, err := f.Seek(offset, io.SeekStart); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // Tags are the names that Manifest knows.
@@ -246,8 +219,7 @@ func (a *Artifact) add(ctx context.Context, d digest.Digest, make bool) error {
 	if err != nil {
 		return err
 	}
-	c, err = readCopy(rec)
-	if err != nil && !make {
+	if c, err = a.db.findCopy(rec); err != nil && !make {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -255,7 +227,7 @@ func (a *Artifact) add(ctx context.Context, d digest.Digest, make bool) error {
 	}
 	if err != nil {
 		began := time.Now()
-		if c, err = a.write(ctx, rec); err != nil {
+		if c, err = a.make(ctx, rec); err != nil {
 			return err
 		}
 		a.log.InfoContext(ctx, "database copied for other Trivy users", "digest", d, "bytes", c.Size, "took", time.Since(began).Round(time.Millisecond))
@@ -269,84 +241,19 @@ func (a *Artifact) add(ctx context.Context, d digest.Digest, make bool) error {
 	return nil
 }
 
-// readCopy finds a copy that an earlier run made.
-func readCopy(rec record) (copied, error) {
-	c := copied{path: filepath.Join(rec.dir, copyFile)}
-	raw, err := os.ReadFile(filepath.Join(rec.dir, copyRecord))
-	if err != nil {
-		return c, err
-	}
-	if err := json.Unmarshal(raw, &c); err != nil {
-		return c, fmt.Errorf("%s: %w", copyRecord, err)
-	}
-	f, err := os.Open(c.path)
-	if err != nil {
-		return c, err
-	}
-	defer f.Close()
-	got := digest.SHA256.Digester()
-	n, err := io.Copy(got.Hash(), f)
-	if err == nil && (got.Digest() != c.Layer || n != c.Size) {
-		err = refusal(ReasonCorrupt, "copy of database %s reads as %s", rec.Digest, got.Digest())
-	}
-	return c, err
-}
-
-// write makes the copy. The file has its name when it is complete and synced; the
-// record is written after it, so that a crash leaves none or both.
-func (a *Artifact) write(ctx context.Context, rec record) (_ copied, err error) {
+// make makes a copy, unless another database comes into use meanwhile.
+func (a *Artifact) make(ctx context.Context, rec record) (copied, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := os.Remove(filepath.Join(rec.dir, copyRecord)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return copied{}, err
-	}
-	f, err := os.OpenFile(filepath.Join(rec.dir, stagingPrefix+copyFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return copied{}, err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // it goes with its directory otherwise
-		}
-	}()
-	sum := digest.SHA256.Digester()
-	out := &counted{w: io.MultiWriter(f, sum.Hash()), wrote: func() {
+	c, err := a.db.makeCopy(ctx, rec, func() {
 		if now := a.db.standing(); now == nil || now.Digest != rec.Digest {
 			cancel(errSuperseded)
 		}
-	}}
-	err = pack(ctx, a.db.kind, rec, time.Time{}, out)
-	if err == nil {
-		err = f.Sync()
+	})
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errSuperseded) {
+		err = cause
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, errSuperseded) {
-			err = cause
-		}
-		return copied{}, err
-	}
-	c := copied{Layer: sum.Digest(), Size: out.n, path: filepath.Join(rec.dir, copyFile)}
-	if err := os.Rename(f.Name(), c.path); err != nil {
-		return copied{}, err
-	}
-	return c, replaceJSON(filepath.Join(rec.dir, copyRecord), c)
-}
-
-// counted counts what is written and tells of each write.
-type counted struct {
-	w     io.Writer
-	wrote func()
-	n     int64
-}
-
-func (c *counted) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	c.wrote()
-	return n, err
+	return c, err
 }
 
 // describe makes the manifest, as Trivy's publishers write it.

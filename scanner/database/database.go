@@ -9,6 +9,7 @@ package database
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -63,6 +64,14 @@ type Config struct {
 	Now func() time.Time
 	// Log receives adoptions, refusals and failures. If nil, slog.Default().
 	Log *slog.Logger
+	// Shared is where replicas agree on the database that they all use, and Archives
+	// where its bytes are. If nil, this process uses what it finds itself.
+	Shared   Shared
+	Archives Archives
+	// Poll is how often Shared is asked, besides when it tells. If zero, 2 s.
+	Poll time.Duration
+	// Replica names this process to the others. If empty, a random name.
+	Replica string
 	// Metrics receives pratique_database_*, labelled by kind. If nil, none are
 	// registered.
 	Metrics prometheus.Registerer
@@ -81,6 +90,11 @@ type Database struct {
 
 	adopting sync.Mutex // serialises what changes the shelf; never held while a source is awaited
 	opened   bool       // guarded by adopting
+	shelved  pointer    // guarded by adopting: what the pointer file says
+	fellBack bool       // guarded by adopting
+
+	copying   sync.Mutex // serialises the making of copies
+	following sync.Mutex // serialises follow
 
 	moved chan struct{} // holds one when another database was adopted; see Artifact
 
@@ -93,6 +107,7 @@ type Database struct {
 	lastCheck  time.Time
 	nextCheck  time.Time
 	lastError  error
+	together   together
 }
 
 // New returns a Database of vulnerabilities for the adopter, usually the
@@ -122,6 +137,12 @@ func build(cfg Config, k kind, adopter Adopter) *Database {
 		cfg.Log = slog.Default()
 	}
 	cfg.Log = cfg.Log.With("database", k.name)
+	if cfg.Poll <= 0 {
+		cfg.Poll = 2 * time.Second
+	}
+	if cfg.Replica == "" {
+		cfg.Replica = rand.Text()[:12]
+	}
 	d := &Database{
 		cfg:     cfg,
 		kind:    k,
@@ -131,7 +152,7 @@ func build(cfg Config, k kind, adopter Adopter) *Database {
 		refused: make(map[digest.Digest]error),
 		sources: make(map[string]sourceState),
 	}
-	d.metrics = newMetrics(cfg.Metrics, k.name, d.age)
+	d.metrics = newMetrics(cfg.Metrics, k.name, d.age, d.lag)
 	return d
 }
 
@@ -140,16 +161,33 @@ func build(cfg Config, k kind, adopter Adopter) *Database {
 // wraps pratique.ErrNotFound when nothing is kept. Run and Check call it when
 // it has not been called; calling it first lets a restart serve at once.
 func (d *Database) Open(ctx context.Context) error {
+	if d.cfg.Shared != nil {
+		return d.openShared(ctx)
+	}
 	d.adopting.Lock()
 	defer d.adopting.Unlock()
 	if d.opened {
 		return nil
 	}
-	p, err := d.keep.prepare()
-	if err != nil {
+	if err := d.prepare(); err != nil {
 		return err
 	}
-	d.opened = true
+	return d.openKept(ctx)
+}
+
+// prepare reads the pointer, once. d.adopting is held.
+func (d *Database) prepare() (err error) {
+	if d.opened {
+		return nil
+	}
+	d.shelved, err = d.keep.prepare()
+	d.opened = err == nil
+	return err
+}
+
+// openKept adopts what the pointer names. d.adopting is held.
+func (d *Database) openKept(ctx context.Context) error {
+	p := d.shelved
 	var errs []error
 	for _, dg := range []digest.Digest{p.Current, p.Previous} {
 		if dg == "" {
@@ -218,6 +256,9 @@ func (d *Database) take(ctx context.Context, r io.Reader, o offer, force bool) e
 			return d.refuse(o, err)
 		}
 	}
+	if d.cfg.Shared != nil {
+		return d.takeShared(ctx, st, o, force)
+	}
 	d.adopting.Lock()
 	defer d.adopting.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -236,25 +277,31 @@ func (d *Database) take(ctx context.Context, r io.Reader, o offer, force bool) e
 			return d.refuse(o, err)
 		}
 	}
-	if !force {
-		if b := d.pointer().RolledBack.find(st.Digest, ""); b != nil && o.source != sourceImport { // who imports it by hand wants it
-			return d.refuse(o, turnedAway(b))
-		}
-		if err := compare(standing, st.record, d.cfg.Now()); err != nil {
-			return d.refuse(o, err)
-		}
+	if err := d.judge(standing, d.pointer().RolledBack, st, o, force); err != nil {
+		return err
 	}
 	return d.adopt(ctx, st)
+}
+
+// judge holds a staged database against the standing one.
+func (d *Database) judge(standing *record, back rollbacks, st *staged, o offer, force bool) error {
+	if force {
+		return nil
+	}
+	if b := back.find(st.Digest, ""); b != nil && o.source != sourceImport { // who imports it by hand wants it
+		return d.refuse(o, turnedAway(b))
+	}
+	if err := compare(standing, st.record, d.cfg.Now()); err != nil {
+		return d.refuse(o, err)
+	}
+	return nil
 }
 
 // sourceImport is the source of what was imported by hand.
 const sourceImport = "import"
 
-// adopt makes a staged and verified database the current one. The pointer is
-// written before the switch, so that a crash in between restarts with the new
-// one: reports never go back to an older database. d.adopting is held.
+// adopt makes a staged and verified database the current one. d.adopting is held.
 func (d *Database) adopt(ctx context.Context, st *staged) error {
-	standing := d.standing()
 	st.DownloadedAt = d.cfg.Now().UTC()
 	rec, err := d.keep.commit(st)
 	if err != nil {
@@ -262,11 +309,19 @@ func (d *Database) adopt(ctx context.Context, st *staged) error {
 	}
 	before := d.pointer()
 	next := pointer{Current: rec.Digest, Previous: before.Current, RolledBack: before.RolledBack.after(rec)}
-	if err := d.keep.point(next); err != nil {
+	return d.install(ctx, rec, next)
+}
+
+// install makes a kept database the current one. The pointer is written before the
+// switch, so that a crash in between restarts with the new one: reports never go back
+// to an older database. d.adopting is held.
+func (d *Database) install(ctx context.Context, rec record, next pointer) error {
+	standing, before := d.standing(), d.shelved
+	if err := d.point(next); err != nil {
 		return err
 	}
 	if err := d.adopter.Adopt(ctx, rec.dir, rec.Digest); err != nil {
-		if perr := d.keep.point(before); perr != nil {
+		if perr := d.point(before); perr != nil {
 			err = errors.Join(err, perr)
 		}
 		return d.refuse(offer{identity: rec.Identity, source: rec.Source}, err)
@@ -283,6 +338,15 @@ func (d *Database) adopt(ctx context.Context, st *staged) error {
 	if d.cfg.OnAdopt != nil {
 		d.cfg.OnAdopt(prev, d.engine())
 	}
+	return nil
+}
+
+// point writes the pointer. d.adopting is held.
+func (d *Database) point(p pointer) error {
+	if err := d.keep.point(p); err != nil {
+		return err
+	}
+	d.shelved = p
 	return nil
 }
 

@@ -15,6 +15,7 @@ type kind struct {
 	layerType string // media type of the artifact's layer
 	schema    int    // version in metadata.json
 	maxBytes  int64
+	copies    bool // a copy lies beside it for others: see Artifact
 	// inspect reads the file and counts what it holds; a *Refusal when it is not
 	// what it should be.
 	inspect func(path string) (Counts, error)
@@ -33,6 +34,7 @@ func vulnerabilities() kind {
 		layerType: "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip",
 		schema:    2,
 		maxBytes:  4 << 30,
+		copies:    true,
 		inspect:   inspectBolt,
 	}
 }

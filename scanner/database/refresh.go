@@ -13,10 +13,70 @@ import (
 // Refresh until ctx ends, whose error it returns. Failures are logged when they
 // begin, counted, and tried again with growing, jittered pauses, a source that
 // said Retry-After never before that; the standing database is used meanwhile.
+//
+// Beside other replicas it uses what all agreed on, and asks no source: that is
+// Lead's, at one of them.
 func (d *Database) Run(ctx context.Context) error {
+	if d.cfg.Shared != nil {
+		return d.follows(ctx)
+	}
+	return d.refresh(ctx, d.Check)
+}
+
+// Lead looks at Path or Sources for all replicas, as Run does for one that is alone,
+// until ctx ends. It is to run at one of them at a time, beside Run; two at once fetch
+// twice, and one of them is overtaken. Without Shared it does nothing.
+func (d *Database) Lead(ctx context.Context) error {
+	if d.cfg.Shared == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	d.lead(true)
+	defer d.lead(false)
+	return d.refresh(ctx, func(ctx context.Context) error {
+		if err := d.govern(ctx); err != nil {
+			return err
+		}
+		if err := d.Check(ctx); !errors.Is(err, errNoSource) {
+			return err
+		}
+		return nil
+	})
+}
+
+func (d *Database) lead(leading bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.together.leading = leading
+}
+
+// govern sees to it that there is something that all replicas use, that they can have
+// it, and that it is used here: what a source offers is held against it.
+func (d *Database) govern(ctx context.Context) error {
+	w, err := d.look(ctx)
+	if err != nil {
+		return err
+	}
+	if w == nil {
+		if err := d.proposeKept(ctx); err != nil {
+			d.cfg.Log.WarnContext(ctx, "sources are asked before there is a database that all use", "error", err)
+		}
+	}
+	if err := d.follow(ctx); err != nil && ctx.Err() == nil {
+		// A source may have what can be had.
+		d.cfg.Log.WarnContext(ctx, "database that all replicas use cannot be used here", "error", err)
+	}
+	if w, err = d.look(ctx); err != nil || w == nil {
+		return err
+	}
+	return d.keepShared(ctx, *w)
+}
+
+// refresh calls check at once and every Refresh.
+func (d *Database) refresh(ctx context.Context, check func(context.Context) error) error {
 	failures := 0
 	for {
-		err := d.Check(ctx)
+		err := check(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -78,6 +138,9 @@ func (d *Database) seen(o offer) (known bool, refused error) {
 	defer d.mu.Unlock()
 	if d.current != nil && d.current.Identity == o.identity {
 		return true, nil
+	}
+	if w := d.together.wanted; w != nil && w.Current.Identity == o.identity {
+		return true, nil // it is on its way here
 	}
 	if err, ok := d.refused[o.identity]; ok {
 		return true, err

@@ -106,21 +106,7 @@ func (d *Database) checkSources(ctx context.Context) error {
 func (d *Database) checkSource(ctx context.Context, source string, rt http.RoundTripper) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
-	ref, err := parseSource(source)
-	if err != nil {
-		return err
-	}
-	opts := []remote.Option{
-		remote.WithContext(ctx),
-		remote.WithTransport(rt),
-		remote.WithAuthFromKeychain(d.cfg.Keychain),
-		remote.WithUserAgent("pratique"),
-		// One try each: Run waits as the source asks, others would hammer it.
-		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
-		remote.WithRetryStatusCodes(),
-		remote.WithRetryPredicate(func(error) bool { return false }),
-	}
-	puller, err := remote.NewPuller(opts...) // one ping and one token for all requests
+	ref, puller, err := d.puller(ctx, source, rt)
 	if err != nil {
 		return err
 	}
@@ -140,6 +126,54 @@ func (d *Database) checkSource(ctx context.Context, source string, rt http.Round
 	if known, err := d.seen(offer{identity: digest.Digest(desc.Digest.String())}); known {
 		return err
 	}
+	o, r, err := d.offered(ctx, puller, ref, desc)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	o.source = source
+	return d.take(ctx, r, o, false)
+}
+
+// fromSource stages the artifact that a source offered once, by its digest.
+func (d *Database) fromSource(ctx context.Context, source string, e Entry) (*staged, error) {
+	ref, puller, err := d.puller(ctx, source, d.cfg.Transport)
+	if err != nil {
+		return nil, err
+	}
+	desc, err := puller.Get(ctx, ref.Context().Digest(e.Identity.String()))
+	if err != nil {
+		return nil, err
+	}
+	o, r, err := d.offered(ctx, puller, ref, desc)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return d.stageAs(ctx, r, e, o)
+}
+
+// puller asks one source, with one ping and one token for all requests.
+func (d *Database) puller(ctx context.Context, source string, rt http.RoundTripper) (name.Reference, *remote.Puller, error) {
+	ref, err := parseSource(source)
+	if err != nil {
+		return nil, nil, err
+	}
+	puller, err := remote.NewPuller(
+		remote.WithContext(ctx),
+		remote.WithTransport(rt),
+		remote.WithAuthFromKeychain(d.cfg.Keychain),
+		remote.WithUserAgent("pratique"),
+		// One try each: Run waits as the source asks, others would hammer it.
+		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
+		remote.WithRetryStatusCodes(),
+		remote.WithRetryPredicate(func(error) bool { return false }),
+	)
+	return ref, puller, err
+}
+
+// offered reads what an artifact announces, and opens its layer.
+func (d *Database) offered(ctx context.Context, puller *remote.Puller, ref name.Reference, desc *remote.Descriptor) (offer, io.ReadCloser, error) {
 	blob := func(dg digest.Digest) (io.ReadCloser, error) {
 		l, err := puller.Layer(ctx, ref.Context().Digest(dg.String()))
 		if err != nil {
@@ -160,15 +194,10 @@ func (d *Database) checkSource(ctx context.Context, source string, rt http.Round
 		return raw, err
 	})
 	if err != nil {
-		return err
+		return offer{}, nil, err
 	}
-	o.source = source
 	r, err := blob(o.layer)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	return d.take(ctx, r, o, false)
+	return o, r, err
 }
 
 // headless reports whether a failed HEAD may be the fault of a registry that does

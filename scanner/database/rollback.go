@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -24,7 +25,7 @@ var ErrRolledBack = fmt.Errorf("%w: the database was rolled back already", prati
 // what the first turned away from. Without another database the error wraps
 // pratique.ErrNotFound; with a damaged one the standing one stays.
 func (d *Database) Rollback(ctx context.Context) (Status, error) {
-	err := d.turn(ctx, func(p pointer) (rollbacks, error) {
+	err := d.turn(ctx, causeRollback, func(p pointer, c record) (rollbacks, error) {
 		if p.Current == "" || p.Previous == "" {
 			return nil, fmt.Errorf("%w: no previous database is kept", pratique.ErrNotFound)
 		}
@@ -32,7 +33,6 @@ func (d *Database) Rollback(ctx context.Context) (Status, error) {
 			return nil, fmt.Errorf("%w on %s, and the only other one kept is the one that was rolled back from, %s",
 				ErrRolledBack, b.At.Format(time.RFC3339), p.Previous)
 		}
-		c := d.standing()
 		return p.RolledBack.with(rolledBack{Digest: c.Digest, Identity: c.Identity, UpdatedAt: c.UpdatedAt, At: d.cfg.Now().UTC()}), nil
 	})
 	return d.Status(), err
@@ -42,7 +42,7 @@ func (d *Database) Rollback(ctx context.Context) (Status, error) {
 // then like any other again. Unless the last that happened was a rollback the
 // error wraps pratique.ErrNotFound.
 func (d *Database) UndoRollback(ctx context.Context) (Status, error) {
-	err := d.turn(ctx, func(p pointer) (rollbacks, error) {
+	err := d.turn(ctx, causeUndo, func(p pointer, _ record) (rollbacks, error) {
 		if len(p.RolledBack) == 0 {
 			return nil, fmt.Errorf("%w: the database is not rolled back", pratique.ErrNotFound)
 		}
@@ -55,16 +55,22 @@ func (d *Database) UndoRollback(ctx context.Context) (Status, error) {
 }
 
 // turn makes the current and the previous database change places if may allows
-// it, which also says what is turned away from then on. Like adopt, it writes the
-// pointer first: a crash in between restarts with what was asked for.
-func (d *Database) turn(ctx context.Context, may func(pointer) (rollbacks, error)) error {
+// it, which also says what is turned away from then on.
+func (d *Database) turn(ctx context.Context, cause string, may func(pointer, record) (rollbacks, error)) error {
 	if err := d.Open(ctx); err != nil && !errors.Is(err, pratique.ErrNotFound) {
 		return err
+	}
+	if d.cfg.Shared != nil {
+		return d.turnShared(ctx, cause, may)
 	}
 	d.adopting.Lock()
 	defer d.adopting.Unlock()
 	before := d.pointer()
-	away, err := may(before)
+	var current record
+	if c := d.standing(); c != nil {
+		current = *c
+	}
+	away, err := may(before, current)
 	if err != nil {
 		return err
 	}
@@ -73,21 +79,13 @@ func (d *Database) turn(ctx context.Context, may func(pointer) (rollbacks, error
 		return d.refuse(offer{}, err)
 	}
 	next := pointer{Current: before.Previous, Previous: before.Current, RolledBack: away}
-	if err := d.keep.point(next); err != nil {
-		return err
-	}
-	if err := d.adopter.Adopt(ctx, rec.dir, rec.Digest); err != nil {
-		return errors.Join(err, d.keep.point(before))
-	}
-	prev := d.engine()
-	d.set(rec, next.Previous, next.RolledBack)
-	d.metrics.adoptions.Inc()
-	d.cfg.Log.WarnContext(ctx, "operator changed the database in use",
-		"digest", rec.Digest, "updated", rec.UpdatedAt, "former", next.Previous, "rolledBack", away.find(next.Previous, "") != nil)
-	if d.cfg.OnAdopt != nil {
-		d.cfg.OnAdopt(prev, d.engine())
-	}
-	return nil
+	d.warnTurned(ctx, *rec, next)
+	return d.install(ctx, *rec, next)
+}
+
+func (d *Database) warnTurned(ctx context.Context, rec record, next pointer) {
+	d.cfg.Log.WarnContext(ctx, "operator changes the database in use",
+		"digest", rec.Digest, "updated", rec.UpdatedAt, "former", next.Previous, "rolledBack", next.RolledBack.find(next.Previous, "") != nil)
 }
 
 // turnedAway refuses what was rolled back from.
@@ -124,6 +122,11 @@ func (r rollbacks) find(content, identity digest.Digest) *rolledBack {
 		}
 	}
 	return nil
+}
+
+// same reports whether the same databases are turned away.
+func (r rollbacks) same(o rollbacks) bool {
+	return slices.EqualFunc(r, o, func(a, b rolledBack) bool { return a.Digest == b.Digest && a.Identity == b.Identity })
 }
 
 func (r rollbacks) with(b rolledBack) rollbacks {

@@ -50,6 +50,7 @@ type offer struct {
 	layer    digest.Digest // announced digest of the stream; empty: not known
 	size     int64
 	diffID   digest.Digest // announced digest of the tar; empty: not known
+	copy     bool          // the stream is kept as the database's copy
 }
 
 // record describes a kept database; it is adopted.json.
@@ -222,6 +223,14 @@ func (s shelf) stage(k kind, r io.Reader, o offer, limit int64) (_ *staged, err 
 	if o.layer != "" {
 		in = verify(r, o.layer, o.size)
 	}
+	var tee *os.File
+	if o.copy {
+		if tee, err = os.Create(filepath.Join(dir, stagingPrefix+copyFile)); err != nil {
+			return nil, err
+		}
+		defer tee.Close()
+		in = io.TeeReader(in, tee)
+	}
 	diffID, err := unpack(k, in, dir, limit)
 	if err != nil && o.layer != "" {
 		// Was the offer broken, or the transfer? Only the whole layer tells.
@@ -240,7 +249,12 @@ func (s shelf) stage(k kind, r io.Reader, o offer, limit int64) (_ *staged, err 
 		return nil, err
 	}
 	st.UpdatedAt, st.NextUpdate = m.UpdatedAt, m.NextUpdate
-	return st, nil
+	if tee != nil {
+		if err = tee.Sync(); err == nil {
+			_, err = keepCopy(dir, tee.Name(), o.layer, o.size)
+		}
+	}
+	return st, err
 }
 
 // verify inspects the file and fills Counts.

@@ -26,6 +26,49 @@ type Status struct {
 	RolledBack   digest.Digest  `json:"rolledBack,omitempty"`
 	RolledBackAt time.Time      `json:"rolledBackAt,omitzero"`
 	Sources      []SourceStatus `json:"sources,omitempty"` // in order of preference
+	// Together is how this replica stands among those that share a database; nil when
+	// it is alone.
+	Together *TogetherStatus `json:"together,omitempty"`
+}
+
+// TogetherStatus is how a replica stands among those that share a database.
+type TogetherStatus struct {
+	Role      string        `json:"role"`             // leader: it asks the sources; follower
+	Replica   string        `json:"replica"`          // its name
+	Wanted    digest.Digest `json:"wanted,omitempty"` // what all are to use; empty: nothing yet, or not known
+	Sequence  int64         `json:"sequence,omitempty"`
+	Cause     string        `json:"cause,omitempty"` // kept, source, import, rollback, undo
+	By        string        `json:"by,omitempty"`    // the replica that said so
+	At        time.Time     `json:"at,omitzero"`     // when, by its clock
+	Lag       time.Duration `json:"lag,omitempty"`   // for how long something else is wanted than is used here
+	LastError string        `json:"lastError,omitempty"`
+}
+
+// Roles of replicas.
+const (
+	RoleLeader   = "leader"
+	RoleFollower = "follower"
+)
+
+// status needs Database.mu.
+func (t *together) status(d *Database) *TogetherStatus {
+	if d.cfg.Shared == nil {
+		return nil
+	}
+	s := &TogetherStatus{Role: RoleFollower, Replica: d.cfg.Replica}
+	if t.leading {
+		s.Role = RoleLeader
+	}
+	if w := t.wanted; w != nil {
+		s.Wanted, s.Sequence, s.Cause, s.By, s.At = w.Current.Digest, w.Sequence, w.Cause, w.By, w.At
+	}
+	if !t.behind.IsZero() {
+		s.Lag = d.cfg.Now().Sub(t.behind)
+	}
+	if t.failing != nil {
+		s.LastError = t.failing.Error()
+	}
+	return s
 }
 
 // Status reports the adopted database and the last attempt to renew it.
@@ -45,6 +88,7 @@ func (d *Database) Status() Status {
 		s.RolledBack, s.RolledBackAt = d.rolledBack[n-1].Digest, d.rolledBack[n-1].At
 	}
 	s.Sources = d.sourceStatus()
+	s.Together = d.together.status(d)
 	return s
 }
 
@@ -70,6 +114,7 @@ func (d *Database) set(r *record, previous digest.Digest, back rollbacks) {
 	defer d.mu.Unlock()
 	d.current, d.previous, d.rolledBack = r, previous, back
 	clear(d.refused) // they were judged beside another
+	d.lagged()
 	select {
 	case d.moved <- struct{}{}:
 	default:
@@ -113,7 +158,7 @@ type metrics struct {
 	refusals  *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer, kind string, age func() float64) *metrics {
+func newMetrics(reg prometheus.Registerer, kind string, age, lag func() float64) *metrics {
 	labels := prometheus.Labels{"kind": kind}
 	m := &metrics{
 		adoptions: prometheus.NewCounter(prometheus.CounterOpts{
@@ -129,7 +174,9 @@ func newMetrics(reg prometheus.Registerer, kind string, age func() float64) *met
 	if reg != nil {
 		reg.MustRegister(m.adoptions, m.failures, m.refusals, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pratique_database_age_seconds", Help: "Age of the adopted database's content; 0 while there is none.", ConstLabels: labels,
-		}, age))
+		}, age), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "pratique_database_lag_seconds", Help: "For how long all replicas are to use another database than this one does; 0 while it does, and when it is alone.", ConstLabels: labels,
+		}, lag))
 	}
 	return m
 }
