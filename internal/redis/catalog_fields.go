@@ -173,11 +173,13 @@ func (db *DB) lists(ctx context.Context, name string, places []place) ([]string,
 	return out, nil
 }
 
-// listItems are the items in a field of a list, and the field's name without its
-// number; see luaLists. length is how long the name is of the list's first field.
-func listItems(field, value string, length int) (name, items string) {
-	if len(field) == length+4 {
-		return field[:length], value
+// listItems are the digest whose list is in a field, and the items there; see
+// luaLists.
+func listItems(field, value string) (d, items string) {
+	for _, length := range []int{32, len("sha512:") + 128} {
+		if len(field) == length+4 {
+			return field[:length], value
+		}
 	}
 	return field, value[min(4, len(value)):]
 }
@@ -289,7 +291,7 @@ func (db *DB) repositories(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
-// lists keep numbers of manifests in 4 bytes.
+// numbers are the items of a list of numbers.
 func numbers(list string) []uint32 {
 	out := make([]uint32, 0, len(list)/4)
 	for ; len(list) >= 4; list = list[4:] {

@@ -38,3 +38,8 @@ func TestLineage(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string) { storetest.Lineage(t, fresh(url)) })
 }
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	modes(t, func(t *testing.T, url string) { storetest.Usage(t, fresh(url)) })
+}
