@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -36,6 +37,7 @@ type crashUpstream struct {
 	images    []*crashImage
 	forbidden map[string]bool   // digests of content that no client may have
 	content   map[string][]byte // all of it by digest: bases are there once
+	blobs     map[string]int    // how often each blob was asked for
 }
 
 // crashImage is one image of the upstream's.
@@ -46,6 +48,12 @@ type crashImage struct {
 }
 
 func startCrashUpstream(t *testing.T) *crashUpstream {
+	t.Helper()
+	return startCrashUpstreamAt(t, "127.0.0.1")
+}
+
+// startCrashUpstreamAt starts one on another address.
+func startCrashUpstreamAt(t *testing.T, host string) *crashUpstream {
 	t.Helper()
 	set, err := images.Open(filepath.Join("..", images.Archive))
 	if err != nil {
@@ -58,12 +66,21 @@ func startCrashUpstream(t *testing.T) *crashUpstream {
 	}
 	u := &crashUpstream{clean: sample[images.Clean].(v1.Image), bad: sample[images.Vulnerable].(v1.Image), forbidden: map[string]bool{}, content: map[string][]byte{}}
 	reg := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+	u.blobs = map[string]int{}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, blob, ok := strings.Cut(r.URL.Path, "/blobs/"); ok && r.Method == http.MethodGet {
 			w = &drip{w}
+			u.mu.Lock()
+			u.blobs[blob]++
+			u.mu.Unlock()
 		}
 		reg.ServeHTTP(w, r)
 	}))
+	_ = server.Listener.Close()
+	if server.Listener, err = net.Listen("tcp", host+":0"); err != nil {
+		t.Fatal(err)
+	}
+	server.Start()
 	u.addr = strings.TrimPrefix(server.URL, "http://")
 	u.close = sync.OnceFunc(func() { server.CloseClientConnections(); server.Close() })
 	t.Cleanup(u.close)

@@ -42,8 +42,15 @@ type listener struct {
 const sinkSecret = "e2e-secret"
 
 func listenTo(t *testing.T, before func(n int) int) *listener {
+	l := newListener(before)
+	l.Start()
+	t.Cleanup(l.Close)
+	return l
+}
+
+func newListener(before func(n int) int) *listener {
 	l := &listener{before: before}
-	l.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	l.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		l.mu.Lock()
 		n := l.asked
@@ -66,7 +73,6 @@ func listenTo(t *testing.T, before func(n int) int) *listener {
 		}
 		l.took = append(l.took, e)
 	}))
-	t.Cleanup(l.Close)
 	return l
 }
 

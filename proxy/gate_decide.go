@@ -144,12 +144,10 @@ type gateMetrics struct {
 // newGateMetrics finds those of an earlier gate, if there was one: a gate is made
 // anew when the configuration is read again, and what it counts goes on.
 func newGateMetrics(reg prometheus.Registerer, state *reach) *gateMetrics {
-	if state != nil && state.state != nil {
-		registerCollector(reg, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "pratique_state_confirmed_age_seconds",
-			Help: "How long ago this replica last knew of every change to the state; above 2 the state counts as away.",
-		}, func() float64 { return time.Since(state.state.Confirmed()).Seconds() }))
-	}
+	registerCollector(reg, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pratique_state_confirmed_age_seconds",
+		Help: "How long ago this replica last knew of every change to the state; above 2 the state counts as away.",
+	}, state.age))
 	decisions := registerCollector(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pratique_gate_decisions_total",
 		Help: "Decisions on single manifests, by outcome.",

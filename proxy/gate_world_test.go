@@ -72,12 +72,15 @@ rules:
 // gate is wired as the product wires it, memories included: every attempt to
 // get around it is one to get around them.
 
-func (w *world) gate(cfg GateConfig) *Gate {
+func (w *world) gate(cfg GateConfig) *Gate { return w.gateOver(w, cfg) }
+
+// gateOver is gate over another registry, which has the same catalog.
+func (w *world) gateOver(next Registry, cfg GateConfig) *Gate {
 	if cfg.Platforms == nil {
 		cfg.Platforms = []pratique.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}}
 	}
 	cfg.Stamps = w.stamps
-	return NewGate(w, w.scans, RememberCatalog(w.catalog, w.stamps), w.policies, cfg)
+	return NewGate(next, w.scans, RememberCatalog(w.catalog, w.stamps), w.policies, cfg)
 }
 
 func (w *world) repo(name string) *repo {

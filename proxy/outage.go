@@ -51,6 +51,17 @@ func (r *reach) away() bool {
 	return age > confirmedFor || age < -confirmedFor || r.lost.Load() >= confirmed.UnixNano()
 }
 
+// Away reports whether a state counts as away, as gates and caches count it.
+func Away(state store.Reach) bool { return (&reach{state: state}).away() }
+
+// age is how long ago the state was confirmed, in seconds.
+func (r *reach) age() float64 {
+	if r == nil || r.state == nil {
+		return 0
+	}
+	return time.Since(r.state.Confirmed()).Seconds()
+}
+
 // note takes in what came of a question to the state, and reports whether it was
 // not answered.
 func (r *reach) note(err error) bool {

@@ -59,6 +59,11 @@ type Blob struct {
 	// waits for bytes as they arrive and ends in an error, never in a silent EOF,
 	// when the transfer fails. Closing it never ends the transfer.
 	Open func(offset int64) (io.ReadCloser, error)
+	// Redirect returns an address at which this client may read the very same bytes
+	// for a short while, or "" when they are to be had here alone. Whoever has it
+	// needs no more leave: it goes to the client and nowhere else, not into a log. If
+	// nil, there is none.
+	Redirect func(ctx context.Context) (string, error)
 }
 
 // TagList is one page of tags.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // blob answers with a blob or the part of it that one Range asks for.
@@ -30,6 +33,9 @@ func (s *server) blob(w http.ResponseWriter, r *http.Request, a *access) error {
 			h.Set("Content-Length", strconv.FormatInt(b.Size, 10))
 		}
 		s.begin(w, a, http.StatusOK)
+		return nil
+	}
+	if s.redirect(w, r, a, b) {
 		return nil
 	}
 	from, length, status := int64(0), b.Size, http.StatusOK
@@ -57,6 +63,39 @@ func (s *server) blob(w http.ResponseWriter, r *http.Request, a *access) error {
 	s.begin(w, a, status)
 	s.stream(w, r, a, body, length)
 	return nil
+}
+
+// redirect sends a client to where the bytes are, if that is elsewhere. The registry
+// has said yes to this client and this blob before it comes here. Where no address is
+// to be had, the bytes are served: an address spares a way and is no condition.
+//
+// A Range needs no more than that: clients that follow repeat it there.
+func (s *server) redirect(w http.ResponseWriter, r *http.Request, a *access, b Blob) bool {
+	if b.Redirect == nil {
+		return false
+	}
+	address, err := b.Redirect(r.Context())
+	if err != nil || address == "" {
+		return false
+	}
+	h := w.Header()
+	h.Set("Location", address)
+	h.Set("Cache-Control", "no-store") // it is good for this client, and not for long
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Del("Content-Type")
+	h.Del("Accept-Ranges")
+	h.Set("Content-Length", "0")
+	s.begin(w, a, http.StatusTemporaryRedirect)
+	return true
+}
+
+// elsewhere is where a stored blob may be read from besides here. A small one is
+// answered sooner than it is sent for.
+func (c *Cache) elsewhere(d digest.Digest, size int64) func(context.Context) (string, error) {
+	if size <= smallBlob {
+		return nil
+	}
+	return func(ctx context.Context) (string, error) { return c.blobs.RedirectURL(ctx, d, http.MethodGet) }
 }
 
 // stream copies the body. From here on the header is out: a failure truncates,

@@ -48,7 +48,7 @@ func (c *Cache) blob(ctx context.Context, r Request) (Blob, error) {
 	if err == nil {
 		return Blob{Digest: d, Size: size, Hit: true, Open: func(offset int64) (io.ReadCloser, error) {
 			return c.open(ctx, from, d, size, offset)
-		}}, nil
+		}, Redirect: c.elsewhere(d, size)}, nil
 	}
 	if !errors.Is(err, pratique.ErrNotFound) {
 		return Blob{}, c.storage(err)

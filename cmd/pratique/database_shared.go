@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"pratique"
 	"pratique/internal/rungroup"
 	"pratique/scanner/database"
@@ -100,33 +98,20 @@ func (a agreement) word() string { return "wanted " + a.kind + " database" }
 // Told implements database.Shared.
 func (a agreement) Told() (told <-chan struct{}, end func()) { return a.state.Freed(a.word()) }
 
-// leaseDatabase is how long a leader may be silent before another replica takes over.
-const leaseDatabase = 10 * time.Second
-
-// leading does at one of all replicas what is to be done once: asking the sources of
-// both databases, and rescanning with what is in use. A replica that is alone leads
-// itself.
-func leading(leases store.Leases, vulnerabilities, java *database.Database, rescan func(context.Context) error) []rungroup.Part {
-	lead := func(lease string, duties ...func(context.Context) error) func(context.Context) error {
-		return func(ctx context.Context) error {
-			return store.Lead(ctx, leases, lease, leaseDatabase, func(ctx context.Context) error {
-				g, ctx := errgroup.WithContext(ctx)
-				for _, duty := range duties {
-					g.Go(func() error { return untilStopped(duty)(ctx) })
-				}
-				return g.Wait()
-			})
-		}
-	}
-	rescans := func(ctx context.Context) error {
-		// Before it uses what all others do, everything that it would say is refused.
-		if err := vulnerabilities.Await(ctx); err != nil {
-			return err
-		}
-		return rescan(ctx)
-	}
+// databases are what one of all replicas does: asking the sources of both databases,
+// and rescanning with what is in use. A replica that is alone leads itself.
+func (d duties) databases(vulnerabilities, java *database.Database, rescan func(context.Context) error) []rungroup.Part {
 	return []rungroup.Part{
-		{Name: "database leader", Run: lead("database", vulnerabilities.Lead, rescans)},
-		{Name: "java database leader", Run: lead("java database", java.Lead)},
+		d.group("database leader",
+			rungroup.Part{Name: "database sources", Run: untilStopped(vulnerabilities.Lead)},
+			rungroup.Part{Name: "rescans", Run: func(ctx context.Context) error {
+				// Before it uses what all others do, everything that it would say is refused.
+				if err := vulnerabilities.Await(ctx); err != nil {
+					return nil //nolint:nilerr // stopped
+				}
+				return rescan(ctx)
+			}},
+		),
+		d.part(rungroup.Part{Name: "java database leader", Run: untilStopped(java.Lead)}),
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"pratique/internal/rungroup"
 	"pratique/policy"
 	"pratique/proxy"
+	"pratique/store"
 )
 
 // facts are the sources of what decisions read besides reports. Who is trusted
@@ -236,5 +237,9 @@ func (l *live) tags() []string { return l.current.Load().tags }
 
 // newHistory writes down who pulled what.
 func newHistory(cfg config.Config, state state, log *slog.Logger, metrics prometheus.Registerer) *proxy.History {
-	return proxy.NewHistory(state, proxy.HistoryConfig{Retention: cfg.History.Retention, Log: log, Metrics: metrics})
+	var reach store.Reach
+	if cfg.State.Redis.URL != "" {
+		reach = state
+	}
+	return proxy.NewHistory(state, proxy.HistoryConfig{Retention: cfg.History.Retention, Reach: reach, Log: log, Metrics: metrics})
 }

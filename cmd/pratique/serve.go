@@ -177,7 +177,7 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 		rungroup.Part{Name: "scheduler", Run: scans.Run},
 		once.part(rungroup.Part{Name: "reanalysis", Run: untilStopped(again.run)}),
 	)
-	parts.Add(leading(state, db, java, rescans.Run)...)
+	parts.Add(once.databases(db, java, rescans.Run)...)
 
 	// Decide, and answer; anew when the configuration is read again.
 	history := newHistory(cfg, state, log, metrics)

@@ -224,13 +224,7 @@ func probes(ctx context.Context, state state, servesLast bool, workers *analyzer
 			}
 			return nil
 		}},
-		{Name: "state", Check: func(ctx context.Context) error {
-			_, err := state.Len(ctx)
-			if servesLast && errors.Is(err, store.ErrUnreachable) {
-				return nil // what was decided before is served: taking all replicas away would end that
-			}
-			return err
-		}},
+		stateProbe(state, servesLast),
 		{Name: "workers", Check: func(context.Context) error { return workers.ready() }},
 		{Name: "database", Check: func(context.Context) error {
 			_, err := matcher.Engine()
@@ -240,5 +234,40 @@ func probes(ctx context.Context, state state, servesLast bool, workers *analyzer
 			return err
 		}},
 		reload.probe(),
+	}
+}
+
+// probed is what the state's probe needs of it.
+type probed interface {
+	store.Reach
+	Len(ctx context.Context) (map[scheduler.Priority]int, error)
+}
+
+// stateProbe does not ask a state that is known to be away: an orchestrator waits for
+// a second, the answer would take longer. A replica that serves what was decided before
+// stays ready: taking all replicas away would end that.
+func stateProbe(state probed, servesLast bool) web.Probe {
+	away := func() error {
+		return fmt.Errorf("no answer for %s: %w", time.Since(state.Confirmed()).Round(time.Second), store.ErrUnreachable)
+	}
+	return web.Probe{
+		Name: "state",
+		Check: func(ctx context.Context) (err error) {
+			if proxy.Away(state) {
+				err = away()
+			} else {
+				_, err = state.Len(ctx)
+			}
+			if servesLast && errors.Is(err, store.ErrUnreachable) {
+				return nil
+			}
+			return err
+		},
+		Note: func() string {
+			if !proxy.Away(state) {
+				return ""
+			}
+			return away().Error() + "; only what this replica decided on before is served (state.failure: serve-last)"
+		},
 	}
 }
