@@ -94,6 +94,9 @@ func (u *Unpacker) uvarint() uint64 {
 	return 0
 }
 
+// Rest reads all that is left.
+func (u *Unpacker) Rest() string { return u.Take(len(u.s)) }
+
 // Uint reads what Packer.Uint wrote; whoever uses it as an index checks it.
 func (u *Unpacker) Uint() int { return int(u.uvarint()) } //nolint:gosec // what Packer.uint wrote; take checks it
 

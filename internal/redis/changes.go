@@ -219,6 +219,7 @@ func (c *changes) reset(versions [partitions]int64) {
 	c.mu.Lock()
 	c.known = versions
 	c.mu.Unlock()
+	c.db.joins.forget()
 	c.all()
 }
 

@@ -86,6 +86,20 @@ const partitions = 64
 //	queue    alive             zset    queue_alive.go  processes, by when they count as dead
 //	queue    heard             hash    queue_alive.go  the clock of alive
 //	queue    runs              hash    runs.go      the last run of a schedule, by name
+//	00…63    components        hash    components.go  a component, by its hash
+//	00…63    keys              hash    fleet_components.go  list of components by hash of one of their keys; they stay
+//	00…63    matches           hash    matches.go   what was ever said of a component, by its hash
+//	00…63    vulnerabilities   hash    fleet_components.go  list of components by hash of a vulnerability's id; they stay
+//	00…63    untold            hash    fleet_tell.go  word that stamps have to move for a component; until they did
+//	00…63    strays.NUMBER     set     fleet.go     components that this engine was not current with; until a later one is current
+//	00…63    fence             string  fleet.go     number of the latest engine
+//	00…63    chunks            hash    components.go  occurrences of a layer, by hash; until no image has it
+//	00…63    chunk.images.HASH hash    components.go  images that have a chunk, short, by the number it is linked under
+//	00…63    components.chunks hash    components.go  list of chunks by component; they stay
+//	00…63    scanned           hash    components.go  which chunks an image has, by digest (short)
+//	00…63    reports           hash    reports.go   what is stored of a report, by digest (short)
+//	fleet    engines           hash    fleet.go     the latest engine and the current one (scripts.go)
+//	fleet    engines.begun     hash    fleet.go     an engine's last number
 //	fleet    wanted.KIND       hash    wanted.go    version, database (digest), doc: what all replicas are to use
 //
 // Partitions are of: a digest (image, blob, component: its first byte), a

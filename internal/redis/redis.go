@@ -116,6 +116,9 @@ type DB struct {
 	ties    atomic.Uint32 // of pulls, see packTime
 	warned  atomic.Value  // of durability, see warnDurability
 	queue   *queue
+
+	joins       joins     // fleet_memory.go
+	inventories documents // inventories.go
 }
 
 // Open connects, and brings an older schema up to date (schema.go). It fails when

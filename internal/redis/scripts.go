@@ -1262,3 +1262,167 @@ while i <= #ARGV do
   i = i + 6 + 6 * n
 end
 `) //nolint:gochecknoglobals // see scriptChange
+
+// The fleet. engines is a hash: seq, latest and latest.at of the engine begun last,
+// current, current.seq and at of what Advance said, untold while stamps have to move
+// for it, moment and w:… (see writerField), swept. An engine is VERSION LF DATABASE LF
+// NANOSECONDS; numbers are below 2^53.
+
+// scriptBegin makes an engine the latest.
+//
+//	KEYS 1 engines, 2 engines.begun, 3 wanted.vulnerability
+//	ARGV 1 engine, 2 digest of its database, 3 the database's time (timeText), 4 1: only if
+//	     it was never begun and the latest engine's database is not newer
+//	returns its number; 0 when 4 forbids it, -1 when another database is wanted
+var scriptBegin = redis.NewScript(luaFenced + `
+if redis.call('HGET', KEYS[1], 'latest') == ARGV[1] then return tonumber(redis.call('HGET', KEYS[1], 'seq')) end
+if fenced(KEYS[3], ARGV[2]) then return -1 end
+if ARGV[4] == '1' then
+  if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
+  local latest = redis.call('HGET', KEYS[1], 'latest.at')
+  if latest and latest > ARGV[3] then return 0 end
+end
+local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+redis.call('HSET', KEYS[1], 'latest', ARGV[1], 'latest.at', ARGV[3])
+redis.call('HSET', KEYS[2], ARGV[1], seq)
+return seq
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptFence keeps what engines before a number say from being stored in a partition.
+//
+//	KEYS 1 fence
+//	ARGV 1 number
+//	returns nothing
+var scriptFence = redis.NewScript(`
+if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptAdvance makes everything current with the latest engine.
+//
+//	KEYS 1 engines
+//	ARGV 1 engine, 2 time (nanoseconds), 3 word that stamps have to move
+//	returns its number, or 0 when it is not the latest
+var scriptAdvance = redis.NewScript(`
+if redis.call('HGET', KEYS[1], 'latest') ~= ARGV[1] then return 0 end
+local seq = redis.call('HGET', KEYS[1], 'seq')
+redis.call('HSET', KEYS[1], 'current', ARGV[1], 'current.seq', seq, 'at', ARGV[2], 'untold', ARGV[3])
+return tonumber(seq)
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptTold takes words away that stamps have to move, unless there are newer ones.
+//
+//	KEYS 1 engines, or untold of a partition
+//	ARGV field and word, again and again
+//	returns 1
+var scriptTold = redis.NewScript(`
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptWritten ends the writing of histories.
+//
+//	KEYS 1 engines
+//	ARGV 1 field of the writer ("": none), 2 the moment from now on
+//	returns 1
+var scriptWritten = redis.NewScript(`
+if ARGV[1] ~= '' then redis.call('HDEL', KEYS[1], ARGV[1]) end
+redis.call('HSET', KEYS[1], 'moment', ARGV[2])
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptSay stores what an engine said of components of one partition. Documents begin
+// with a token of 8 bytes (fleet_docs.go); one that has the call's own token was stored by
+// the same call, which was sent again.
+//
+//	KEYS 1 matches, 2 fence, 3 untold, 4 strays.NUMBER
+//	ARGV 1 number of the engine, 2 token, 3 word that stamps have to move, 4 1: the
+//	     engine is not current, then for each component its hash, the token that was read
+//	     ("": none), the document without its token, and "": only the engine is another;
+//	     f: the first word on it; c: something else stood before
+//	returns the numbers, from 1, of components that have another token and were not
+//	     stored; {-1} when an engine was begun after this one, and nothing was stored
+var scriptSay = redis.NewScript(`
+local seq, fence = tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[2]) or '0')
+if seq < fence then return {-1} end
+if seq > fence then redis.call('SET', KEYS[2], ARGV[1]) end
+local moved = {}
+for i = 5, #ARGV, 4 do
+  local v = redis.call('HGET', KEYS[1], ARGV[i])
+  local token = v and string.sub(v, 1, 8) or ''
+  if token == ARGV[i + 1] then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[2] .. ARGV[i + 2])
+    if ARGV[i + 3] ~= '' then redis.call('HSET', KEYS[3], ARGV[i], ARGV[3]) end
+    if ARGV[4] == '1' then redis.call('SADD', KEYS[4], ARGV[i]) end
+  elseif token ~= ARGV[2] then
+    moved[#moved + 1] = (i - 1) / 4
+  end
+end
+return moved
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptSwap replaces a document that begins with a token.
+//
+//	KEYS 1 hash
+//	ARGV 1 field, 2 token that was read ("": not there), 3 document
+//	returns 1, or 0 when it has another token
+var scriptSwap = redis.NewScript(`
+local v = redis.call('HGET', KEYS[1], ARGV[1])
+local token = v and string.sub(v, 1, 8) or ''
+if token == string.sub(ARGV[3], 1, 8) then return 1 end
+if token ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptLinkChunk puts an image's name into a chunk.
+//
+//	KEYS 1 chunks, 2 chunk.images.HASH
+//	ARGV 1 hash, 2 image (short), 3 number that it is linked under, 4 the chunk, "" when
+//	     it should be there
+//	returns 1, or 0 when it is not there
+var scriptLinkChunk = redis.NewScript(`
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  if ARGV[4] == '' then return 0 end
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[4])
+end
+if tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or '0') < tonumber(ARGV[3]) then redis.call('HSET', KEYS[2], ARGV[2], ARGV[3]) end
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptUnlinkChunk takes an image's name out of a chunk, which goes with the last one.
+//
+//	KEYS 1 chunks, 2 chunk.images.HASH
+//	ARGV 1 hash, 2 image (short), 3 number that it is linked under: a later one stays
+//	returns nothing
+var scriptUnlinkChunk = redis.NewScript(`
+local number = redis.call('HGET', KEYS[2], ARGV[2])
+if number and tonumber(number) > tonumber(ARGV[3]) then return end
+if number then redis.call('HDEL', KEYS[2], ARGV[2]) end
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('HDEL', KEYS[1], ARGV[1]) end
+`) //nolint:gochecknoglobals // see scriptChange
+
+// scriptPutReport replaces the report on an image, and which occurrences are in force.
+//
+//	KEYS 1 version, 2 scanned, 3 reports
+//	ARGV 1 channel, 2 number of the partition, 3 digest, 4 digest (short), 5 token of the
+//	     report that was read ("": none), 6 document, 7 token of the occurrences that were
+//	     read, 8 document ("": they stay)
+//	returns 1, or 0 when one of them has another token
+var scriptPutReport = redis.NewScript(luaChanged + `
+local function token(key)
+  local v = redis.call('HGET', key, ARGV[4])
+  return v and string.sub(v, 1, 8) or ''
+end
+local stands = token(KEYS[3])
+if stands == string.sub(ARGV[6], 1, 8) then return 1 end
+if stands ~= ARGV[5] then return 0 end
+if ARGV[8] ~= '' then
+  if token(KEYS[2]) ~= ARGV[7] then return 0 end
+  redis.call('HSET', KEYS[2], ARGV[4], ARGV[8])
+end
+redis.call('HSET', KEYS[3], ARGV[4], ARGV[6])
+changed(KEYS[1], ARGV[1], ARGV[2], {ARGV[3]})
+return 1
+`) //nolint:gochecknoglobals // see scriptChange
