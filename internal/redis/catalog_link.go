@@ -143,20 +143,29 @@ func (db *DB) putImage(ctx context.Context, ref pratique.Ref, img pratique.Image
 // putLink is the one step that makes a manifest servable. late says that the claims
 // are too old for it.
 func (db *DB) putLink(ctx context.Context, ref pratique.Ref, img pratique.Image, blobs []digest.Digest, concerned *concerned, until time.Time) (late bool, err error) {
-	p := partOfRepo(ref)
-	keys := []string{db.key(p, "version"), db.key(p, "repositories"), db.repoKey(ref, "links"), db.repoKey(ref, "linked"), db.repoKey(ref, "holders")}
-	args := []any{db.channel(changesChannel), string(p), ref.Repository(), short(img.Digest), until.UnixMilli(), len(blobs)}
-	for _, d := range blobs {
-		args = append(args, short(d))
+	var tell []digest.Digest // none is all
+	if !concerned.all {
+		tell = concerned.list()
 	}
-	if !concerned.all { // none is all
-		for _, d := range concerned.list() {
-			args = append(args, string(d))
-		}
-	}
-	got, err := scriptLink.Run(ctx, db.rdb, keys, args...).Int()
+	c := db.linkCall(ref, img, blobs, tell, until)
+	got, err := scriptLink.Run(ctx, db.rdb, c.keys, c.args...).Int()
 	if concerned.all {
 		db.changes.all()
 	}
 	return got == -1, err
+}
+
+func (db *DB) linkCall(ref pratique.Ref, img pratique.Image, blobs, tell []digest.Digest, until time.Time) call {
+	p := partOfRepo(ref)
+	c := call{
+		keys: []string{db.key(p, "version"), db.key(p, "repositories"), db.repoKey(ref, "links"), db.repoKey(ref, "linked"), db.repoKey(ref, "holders")},
+		args: []any{db.channel(changesChannel), string(p), ref.Repository(), short(img.Digest), until.UnixMilli(), len(blobs)},
+	}
+	for _, d := range blobs {
+		c.args = append(c.args, short(d))
+	}
+	for _, d := range tell {
+		c.args = append(c.args, string(d))
+	}
+	return c
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/redis/go-redis/v9"
@@ -36,52 +37,79 @@ func chain(layers []pratique.Descriptor) []place {
 
 func node(name string) place { return place{partOfHex(hex.EncodeToString([]byte(name[:1]))), name} }
 
-// putStructure stores what BasesOf, TagsOf and Parents find a manifest by. It may
+// putStructure stores what BasesOf, TagsOf and Parents find manifests by. It may
 // store something twice, when it was ended in the middle before or is done at two
 // replicas: readers do not mind.
-func (db *DB) putStructure(ctx context.Context, img pratique.Image) error {
-	children := make([]digest.Digest, len(img.Children))
-	parents := make([]string, len(img.Children))
-	for i, c := range img.Children {
-		children[i], parents[i] = c.Digest, packItem(img.Digest)
+func (db *DB) putStructure(ctx context.Context, images ...pratique.Image) error {
+	var children, tops []place
+	var parents, ends []string
+	var nodes []link
+	for _, img := range images {
+		for _, c := range img.Children {
+			children, parents = append(children, placeOf(c.Digest)), append(parents, packItem(img.Digest))
+		}
+		if img.Kind != pratique.KindImage || len(img.Layers) == 0 {
+			continue
+		}
+		chain := chain(img.Layers)
+		for i, n := range chain {
+			nodes = append(nodes, link{node: n})
+			if i > 0 {
+				nodes[len(nodes)-1].from = chain[i-1]
+			}
+		}
+		tops, ends = append(tops, chain[len(chain)-1]), append(ends, packItem(img.Digest))
 	}
-	if err := db.appendTo(ctx, "parents", placesOf(children), parents); err != nil {
+	if err := db.appendTo(ctx, "parents", children, parents); err != nil {
 		return err
 	}
-	if img.Kind != pratique.KindImage || len(img.Layers) == 0 {
-		return nil
+	if err := db.putNodes(ctx, nodes); err != nil {
+		return err
 	}
-	chain := chain(img.Layers)
-	_, there, err := db.fields(ctx, "ends", chain)
+	return db.appendTo(ctx, "ends", tops, ends)
+}
+
+// link is a node and the one that leads to it; none to that of one layer.
+type link struct{ from, node place }
+
+// putNodes stores those nodes that are not there.
+func (db *DB) putNodes(ctx context.Context, nodes []link) error {
+	seen := make(map[string]bool)
+	nodes = slices.DeleteFunc(nodes, func(n link) bool {
+		twice := seen[n.node.field]
+		seen[n.node.field] = true
+		return twice
+	})
+	all := make([]place, len(nodes))
+	for i, n := range nodes {
+		all[i] = n.node
+	}
+	_, there, err := db.fields(ctx, "ends", all)
 	if err != nil {
 		return err
 	}
-	var from, nodes []place
+	var missing, from []place
 	var to []string
-	for i, n := range chain {
+	for i, n := range nodes {
 		if there[i] {
 			continue
 		}
-		nodes = append(nodes, n)
-		if i > 0 {
-			from, to = append(from, chain[i-1]), append(to, n.field)
+		missing = append(missing, n.node)
+		if n.from.field != "" {
+			from, to = append(from, n.from), append(to, n.node.field)
 		}
 	}
 	// A node that is there is led to: its field in ends comes after what leads to it.
-	if err := db.appendTo(ctx, "nexts", from, to); err != nil {
+	if err := db.appendTo(ctx, "nexts", from, to); err != nil || len(missing) == 0 {
 		return err
 	}
-	if len(nodes) > 0 {
-		if _, err := db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-			for _, n := range nodes {
-				pipe.HSetNX(ctx, db.key(n.part, "ends"), n.field, "\x00\x00\x00\x00")
-			}
-			return nil
-		}); err != nil {
-			return err
+	_, err = db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for _, n := range missing {
+			pipe.HSetNX(ctx, db.key(n.part, "ends"), n.field, "\x00\x00\x00\x00")
 		}
-	}
-	return db.appendTo(ctx, "ends", chain[len(chain)-1:], []string{packItem(img.Digest)})
+		return nil
+	})
+	return err
 }
 
 // appendTo adds an item to each of some lists in the hashes with a name.

@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,7 +18,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fresh opens one state file again and again.
-func fresh(t *testing.T) func() *sqlite.DB {
+func fresh(t *testing.T) func() *sqlite.DB { return freshBy(t, sqlite.Open) }
+
+func freshBy(t *testing.T, opener func(ctx context.Context, path string) (*sqlite.DB, error)) func() *sqlite.DB {
 	path := filepath.Join(t.TempDir(), "state.db")
 	var db *sqlite.DB
 	shut := func() {
@@ -31,7 +34,7 @@ func fresh(t *testing.T) func() *sqlite.DB {
 	return func() *sqlite.DB {
 		shut()
 		var err error
-		if db, err = sqlite.Open(t.Context(), path); err != nil {
+		if db, err = opener(t.Context(), path); err != nil {
 			db = nil
 			t.Fatal(err)
 		}

@@ -37,6 +37,7 @@ type DB struct {
 	// less than its busy handler. reads never waits for it (write-ahead log).
 	writes, reads *sql.DB
 	lock          *os.File
+	path          string
 	codec
 
 	// commit ends every write: (*sql.Tx).Commit. Tests make it fail, done or not.
@@ -59,10 +60,15 @@ type DB struct {
 // because it holds what cannot be had again.
 //
 // Leases of jobs are released: who held them is dead.
-func Open(ctx context.Context, path string) (_ *DB, err error) {
+func Open(ctx context.Context, path string) (*DB, error) { return open(ctx, path, false) }
+
+func open(ctx context.Context, path string, moving bool) (_ *DB, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("state file: %w", err)
+	}
+	if err := whole(path, moving); err != nil {
+		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("state file: %w", err)
@@ -79,7 +85,7 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 	if err := ensure(ctx, path); err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
-	db := &DB{lock: lock, stamps: store.NewStamps(), joins: packed.NewMemory[int64, int64](joinsSize), commit: (*sql.Tx).Commit}
+	db := &DB{lock: lock, path: path, stamps: store.NewStamps(), joins: packed.NewMemory[int64, int64](joinsSize), commit: (*sql.Tx).Commit}
 	if db.codec, err = newCodec(); err != nil {
 		return nil, err
 	}

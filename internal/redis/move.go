@@ -1,0 +1,123 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"pratique"
+	"pratique/store"
+)
+
+// moveField of the schema key is a store.Move, as JSON, as long as the state is one
+// that another is moved to. Then only a process with Config.Moving opens it.
+const moveField = "move"
+
+// errMoving says that a state is not whole yet.
+var errMoving = errors.New("another state is being moved here: finish it with pratique migrate")
+
+func (db *DB) ensureWhole(ctx context.Context) error {
+	_, err := db.Move(ctx)
+	switch {
+	case errors.Is(err, pratique.ErrNotFound):
+		return nil
+	case err == nil && !db.cfg.Moving:
+		return errMoving
+	}
+	return err
+}
+
+// Move implements store.MoveTarget.
+func (db *DB) Move(ctx context.Context) (m store.Move, err error) {
+	doc, err := db.rdb.HGet(ctx, db.schemaKey(), moveField).Bytes()
+	if err == nil {
+		err = json.Unmarshal(doc, &m)
+	}
+	if err != nil {
+		return store.Move{}, fmt.Errorf("note of a move: %w", missing(err))
+	}
+	return m, nil
+}
+
+// NoteMove implements store.MoveTarget.
+func (db *DB) NoteMove(ctx context.Context, m store.Move) error {
+	doc, err := json.Marshal(m)
+	if err == nil {
+		err = db.rdb.HSet(ctx, db.schemaKey(), moveField, doc).Err()
+	}
+	if err != nil {
+		return fmt.Errorf("note of a move: %w", err)
+	}
+	return nil
+}
+
+// EndMove implements store.MoveTarget. What was loaded is on disk when it returns,
+// as far as the server keeps anything there.
+func (db *DB) EndMove(ctx context.Context) error {
+	if err := db.rdb.HDel(ctx, db.schemaKey(), moveField).Err(); err != nil {
+		return fmt.Errorf("note of a move: %w", err)
+	}
+	return nil
+}
+
+// Fingerprint implements store.MoveSource: the versions of all partitions.
+func (db *DB) Fingerprint(ctx context.Context) (string, error) {
+	versions, err := db.changes.versions(ctx)
+	if err != nil {
+		return "", fmt.Errorf("versions: %w", err)
+	}
+	sum := sha256.Sum256(fmt.Append(nil, db.prefix, versions))
+	return "redis:" + hex.EncodeToString(sum[:16]), nil
+}
+
+// ownWord is for how long Others waits until this process' own subscription is
+// counted.
+const ownWord = 2 * time.Second
+
+// Others counts the other processes that use the state now: those that listen to its
+// changes.
+func (db *DB) Others(ctx context.Context) (int, error) {
+	end := time.Now().Add(ownWord)
+	for {
+		n, err := db.listeners(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("processes that use the state: %w", err)
+		}
+		if n > 1 || time.Now().After(end) {
+			return max(0, n-1), nil
+		}
+		// One, and it may be another's: this process has asked, and is not counted yet.
+		select {
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-time.After(ownWord / 4):
+		}
+		if n == 1 {
+			n, err = db.listeners(ctx)
+			return max(0, n-1), err
+		}
+	}
+}
+
+func (db *DB) listeners(ctx context.Context) (int, error) {
+	channel := db.channel(changesChannel)
+	cluster, ok := db.rdb.(*redis.ClusterClient)
+	if !ok {
+		counts, err := db.rdb.PubSubNumSub(ctx, channel).Result()
+		return int(counts[channel]), err
+	}
+	var n atomic.Int64
+	err := cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+		counts, err := node.PubSubNumSub(ctx, channel).Result()
+		n.Add(counts[channel])
+		return err
+	})
+	return int(n.Load()), err
+}
