@@ -92,6 +92,7 @@ type source struct {
 
 	mu       sync.Mutex
 	requests []string
+	blobs    int                                               // fetched since it began
 	fail     func(w http.ResponseWriter, r *http.Request) bool // true: answered
 }
 
@@ -102,6 +103,9 @@ func newSource(t testing.TB) *source {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		s.requests = append(s.requests, r.Method+" "+kindOf(r.URL.Path))
+		if r.Method == http.MethodGet && kindOf(r.URL.Path) == "blob" {
+			s.blobs++
+		}
 		fail := s.fail
 		s.mu.Unlock()
 		if fail == nil || !fail(w, r) {
