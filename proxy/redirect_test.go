@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // redirecting gives an address for every blob: one that tells the content, so that a
@@ -42,7 +43,7 @@ func TestBypassRedirect(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) {
 			b := besiege(t, GateConfig{})
 			b.see(t)
-			b.testServer = serve(t, b.w.gateOver(redirecting{world: b.w}, GateConfig{}), true)
+			b.testServer = serve(t, b.w.gateOver(redirecting{world: b.w}, GateConfig{Hold: 20 * time.Millisecond}), true)
 			noFollow(b.testServer)
 			got := a.run(t, b)
 			for _, secret := range b.refused {
