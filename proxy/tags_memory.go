@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"pratique"
 	"pratique/store"
 )
@@ -74,6 +72,5 @@ func (m *tagMemory) TagList(ctx context.Context, ref pratique.Ref) ([]string, ti
 }
 
 func (m *tagMemory) stamp(key pratique.Ref) uint64 {
-	var d digest.Digest = store.TagKey(key)
-	return m.stamps.Stamp(d)
+	return m.stamps.Stamp(store.TagKey(key))
 }
