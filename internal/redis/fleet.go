@@ -130,7 +130,7 @@ func (db *DB) Begin(ctx context.Context, e pratique.Engine) error {
 // begin makes e the latest engine, unless it is, and returns its number. unlessNewer
 // has it refused where the latest engine's database is newer or e was begun before.
 func (db *DB) begin(ctx context.Context, e pratique.Engine, unlessNewer bool) (int64, error) {
-	keys := []string{db.key(fleetPart, "engines"), db.key(fleetPart, "engines.begun"), db.wantedKey(store.VulnerabilityDatabase)}
+	keys := []string{db.key(fleetPart, "engines"), db.key(fleetPart, "engines.begun"), db.wantedKey(store.VulnerabilityDatabase), db.key(fleetPart, "engines.order")}
 	seq, err := scriptBegin.Run(ctx, db.rdb, keys, engineName(e), e.Database.String(), timeText(e.DatabaseAt), unlessNewer).Int64()
 	if err != nil {
 		return 0, err

@@ -100,6 +100,7 @@ const partitions = 64
 //	00…63    reports           hash    reports.go   what is stored of a report, by digest (short)
 //	fleet    engines           hash    fleet.go     the latest engine and the current one (scripts.go)
 //	fleet    engines.begun     hash    fleet.go     an engine's last number
+//	fleet    engines.order     hash    fleet.go     an engine by number: all that were begun
 //	fleet    wanted.KIND       hash    wanted.go    version, database (digest), doc: what all replicas are to use
 //
 // Partitions are of: a digest (image, blob, component: its first byte), a

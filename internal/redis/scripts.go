@@ -1270,7 +1270,7 @@ end
 
 // scriptBegin makes an engine the latest.
 //
-//	KEYS 1 engines, 2 engines.begun, 3 wanted.vulnerability
+//	KEYS 1 engines, 2 engines.begun, 3 wanted.vulnerability, 4 engines.order
 //	ARGV 1 engine, 2 digest of its database, 3 the database's time (timeText), 4 1: only if
 //	     it was never begun and the latest engine's database is not newer
 //	returns its number; 0 when 4 forbids it, -1 when another database is wanted
@@ -1285,6 +1285,7 @@ end
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
 redis.call('HSET', KEYS[1], 'latest', ARGV[1], 'latest.at', ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], seq)
+redis.call('HSET', KEYS[4], seq, ARGV[1])
 return seq
 `) //nolint:gochecknoglobals // see scriptChange
 
