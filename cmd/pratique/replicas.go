@@ -69,11 +69,7 @@ func openState(ctx context.Context, cfg config.Config, docs store.Documents, log
 		return nil, nil, err
 	}
 	s.announce = db.Announce
-	st, ok := any(db).(state)
-	if !ok {
-		return nil, nil, errors.Join(errors.New("state.redis is not complete in this build"), db.Close())
-	}
-	return st, s, nil
+	return db, s, nil
 }
 
 // redisConfig reads the files that the configuration of Redis names.
