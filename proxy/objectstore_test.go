@@ -32,8 +32,9 @@ func TestReplicasOverAnObjectStore(t *testing.T) {
 	d := digest.FromBytes(layer)
 	caches := make([]*proxy.Cache, 3)
 	for i := range caches {
-		caches[i] = overBucket(t, lab, state, leases, objects.Parameters(bucket))
+		caches[i] = overBucket(t, lab, state, leases, objects.Parameters(bucket), 0)
 	}
+	hasty := overBucket(t, lab, state, leases, objects.Parameters(bucket), 300*time.Millisecond)
 	if m, err := caches[0].Manifest(t.Context(), proxy.Request{Ref: ref(t, "lab/app:v1")}); err != nil || m.Image.Digest != image {
 		t.Fatal(m.Image.Digest, err)
 	}
@@ -58,7 +59,7 @@ func TestReplicasOverAnObjectStore(t *testing.T) {
 
 	objects.Set(s3test.Faults{Refuse: true})
 	for i, r := range []pratique.Ref{ref(t, "lab/app@"+d.String()), ref(t, "lab/app@"+digest.FromString("other").String())} {
-		_, err := caches[1].Blob(t.Context(), proxy.Request{Ref: r})
+		_, err := hasty.Blob(t.Context(), proxy.Request{Ref: r})
 		if e := wants(t, err, proxy.CodeTooManyRequests, http.StatusServiceUnavailable); e.RetryAfter == 0 {
 			t.Errorf("%d: no Retry-After", i)
 		}
@@ -66,7 +67,7 @@ func TestReplicasOverAnObjectStore(t *testing.T) {
 	if _, err := caches[0].Manifest(t.Context(), proxy.Request{Ref: ref(t, "lab/app@"+image.String())}); err != nil {
 		t.Errorf("a manifest in memory: %v", err)
 	}
-	_, err := caches[1].Manifest(t.Context(), proxy.Request{Ref: ref(t, "lab/app@"+image.String())})
+	_, err := hasty.Manifest(t.Context(), proxy.Request{Ref: ref(t, "lab/app@"+image.String())})
 	wants(t, err, proxy.CodeTooManyRequests, http.StatusServiceUnavailable)
 	lab.Expect()
 
@@ -81,8 +82,9 @@ func TestReplicasOverAnObjectStore(t *testing.T) {
 	lab.Expect()
 }
 
-// overBucket is the cache of a replica.
-func overBucket(t *testing.T, lab *proxytest.Upstream, state *proxytest.State, leases store.Leases, bucket map[string]any) *proxy.Cache {
+// overBucket is the cache of a replica that waits so long for the bucket, 0 for as
+// long as replicas do.
+func overBucket(t *testing.T, lab *proxytest.Upstream, state *proxytest.State, leases store.Leases, bucket map[string]any, answer time.Duration) *proxy.Cache {
 	t.Helper()
 	client, err := upstream.New("lab", upstream.Config{URL: lab.URL, Private: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -90,7 +92,7 @@ func overBucket(t *testing.T, lab *proxytest.Upstream, state *proxytest.State, l
 	}
 	t.Cleanup(client.Close)
 	blobs, err := store.OpenBlobs(t.Context(), store.BlobsConfig{
-		Driver: "s3", Parameters: bucket, Spool: t.TempDir(), Answer: time.Second, Log: slog.New(slog.DiscardHandler),
+		Driver: "s3", Parameters: bucket, Spool: t.TempDir(), Answer: answer, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -66,7 +66,7 @@ func (r *replica) warmAgain() {
 func TestStateAway(t *testing.T) {
 	for _, mode := range []proxy.FailureMode{proxy.FailureServeLast, proxy.FailureRefuse, "nonsense"} {
 		t.Run(string(mode), func(t *testing.T) {
-			r := newReplica(t, func(cfg *proxy.GateConfig) { cfg.Failure = mode })
+			r := newReplica(t, func(cfg *proxy.GateConfig) { cfg.Failure, cfg.Hold = mode, time.Second })
 			r.warm()
 			r.wait(30 * time.Second)
 			r.remote.away()
@@ -113,7 +113,7 @@ func TestStateAway(t *testing.T) {
 			r.warm()
 			r.want("manifests/late", 200)
 			r.want(r.layer("late"), 200)
-			r.want("manifests/fresh", http.StatusTooManyRequests)
+			r.want("manifests/fresh", http.StatusTooManyRequests) // held, for a scan
 		})
 	}
 }

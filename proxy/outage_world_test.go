@@ -83,11 +83,38 @@ func (m *memory) RevokeException(_ context.Context, id, by, why string, at time.
 	return pratique.Exception{}, pratique.ErrNotFound
 }
 
+// exact are stamps that no two digests share.
+type exact struct {
+	mu     sync.Mutex
+	counts map[digest.Digest]uint64
+	all    uint64
+}
+
+func (e *exact) Stamp(d digest.Digest) uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.counts[d] + e.all
+}
+
+func (e *exact) Changed(ds ...digest.Digest) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, d := range ds {
+		e.counts[d]++
+	}
+}
+
+func (e *exact) All() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all++
+}
+
 // remote is a state as if it were somewhere else: it counts what it is asked, and
 // can be away. What others write to it is told by a message, unless it is away.
 type remote struct {
 	backend
-	stamps *store.Stamps
+	stamps *exact
 	down   atomic.Bool
 	frozen atomic.Int64 // if set, when the state was confirmed last, Unix nanoseconds
 
@@ -272,7 +299,7 @@ func newReplica(t *testing.T, change ...func(*proxy.GateConfig)) *replica {
 
 func newReplicaOver(t *testing.T, state backend, p *pulled, change ...func(*proxy.GateConfig)) *replica {
 	t.Helper()
-	r := &replica{pulled: p, remote: &remote{backend: state, stamps: store.NewStamps()}, layers: map[string][]byte{}}
+	r := &replica{pulled: p, remote: &remote{backend: state, stamps: &exact{counts: map[digest.Digest]uint64{}}}, layers: map[string][]byte{}}
 	r.policies.use(t, normalRules)
 	r.exceptions = exception.New(r.remote, exception.Config{Now: r.clock})
 	if err := r.exceptions.Reload(t.Context()); err != nil {
@@ -285,7 +312,7 @@ func newReplicaOver(t *testing.T, state backend, p *pulled, change ...func(*prox
 		t.Fatal(err)
 	}
 	cfg := proxy.GateConfig{
-		Hold: 50 * time.Millisecond, Upstreams: names, Now: r.clock, Stamps: r.remote, Reach: r.remote, FailureAge: 12 * time.Hour,
+		Upstreams: names, Now: r.clock, Stamps: r.remote, Reach: r.remote, FailureAge: 12 * time.Hour,
 		Evidence: evidence.New(evidence.Config{Exceptions: r.exceptions, History: r.remote}),
 	}
 	for _, f := range change {

@@ -336,6 +336,9 @@ func (t *transfer) body(ctx context.Context, from origin, offset int64) (io.Read
 	default:
 		return &lateBody{ctx: ctx, transfer: t, from: from, offset: offset}, nil
 	}
+	if t.err != nil { // it failed after its requesters were answered
+		return nil, t.errorOf(from, t.err)
+	}
 	body, err := t.reader(ctx, offset)
 	if errors.Is(err, errEvicted) {
 		return t.cache.open(ctx, from, t.digest, t.want, offset)

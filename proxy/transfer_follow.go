@@ -161,9 +161,6 @@ func (b *lateBody) open() error {
 	if err := wait(b.ctx, t.begun); err != nil {
 		return err
 	}
-	if t.err != nil {
-		return t.errorOf(b.from, t.err)
-	}
 	body, err := t.body(b.ctx, b.from, b.offset)
 	if err != nil {
 		return err
