@@ -32,6 +32,26 @@ type DatabaseStatus struct {
 	Failing []SourceFailure `json:"failing"`
 	// Served is what other users of Trivy get; null when database.serve is off.
 	Served *DatabaseServed `json:"served"`
+	// Replica is how this process stands among those that share the state; null when
+	// it is alone.
+	Replica *DatabaseReplica `json:"replica"`
+}
+
+// DatabaseReplica is how a replica stands to the database that all agreed on.
+type DatabaseReplica struct {
+	// Name of this replica, and whether it asks the sources: leader, follower.
+	Name string `json:"name"`
+	Role string `json:"role"`
+	// Wanted is the digest of the database that all are to use; "" when nothing was
+	// agreed on yet.
+	Wanted string `json:"wanted"`
+	// Cause of that, and the replica that said so: kept, source, import, rollback, undo.
+	Cause string `json:"cause"`
+	By    string `json:"by"`
+	// Lag is for how many seconds another one is used here.
+	Lag float64 `json:"lag"`
+	// LastError of using what all are to use; "" when it went well.
+	LastError string `json:"lastError"`
 }
 
 // DatabaseRollback is a database that no source brings back.

@@ -121,6 +121,15 @@ func printStatus(c *console, output string, st web.DatabaseStatus) error {
 		add("rolled back", fmt.Sprintf("from %s on %s; no source brings it back", b.Digest, b.At.UTC().Format("2006-01-02 15:04 UTC")))
 	}
 	add("sources", dash(strings.Join(st.Sources, ", ")))
+	if r := st.Replica; r != nil {
+		add("replica", r.Name+", "+r.Role)
+		if r.Wanted != "" {
+			add("agreed on", fmt.Sprintf("%s, by %s (%s)", r.Wanted, r.By, r.Cause))
+		}
+		if r.Lag > 0 {
+			add("behind", (time.Duration(r.Lag)*time.Second).String()+" "+r.LastError)
+		}
+	}
 	if st.CheckedAt != nil {
 		add("checked", st.CheckedAt.UTC().Format("2006-01-02 15:04 UTC"))
 	}

@@ -165,6 +165,11 @@ func (d *databaseAPI) Status(context.Context) (web.DatabaseStatus, error) {
 			out.Failing = append(out.Failing, web.SourceFailure{Source: s.Source, Error: s.LastError, Since: s.FailingAt, NotBefore: instant(s.NotBefore)})
 		}
 	}
+	if t := st.Together; t != nil {
+		out.Replica = &web.DatabaseReplica{
+			Name: t.Replica, Role: t.Role, Wanted: t.Wanted.String(), Cause: t.Cause, By: t.By, Lag: t.Lag.Seconds(), LastError: t.LastError,
+		}
+	}
 	if d.served != nil {
 		s := d.served.Status()
 		out.Served = &web.DatabaseServed{

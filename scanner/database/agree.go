@@ -61,6 +61,9 @@ func (d *Database) takeShared(ctx context.Context, st *staged, o offer, force bo
 			// From here on all others follow, whatever becomes of this replica.
 			return d.installStaged(ctx, st, next)
 		}
+		if errors.Is(err, pratique.ErrInvalid) { // older than what reports were made with
+			return d.refuse(o, refusal(ReasonOlder, "%w", err))
+		}
 		if !errors.Is(err, ErrOvertaken) {
 			return err
 		}

@@ -21,7 +21,9 @@ type Shared interface {
 	// Wanted returns what was agreed on last; nothing yet is pratique.ErrNotFound.
 	Wanted(ctx context.Context) (Wanted, error)
 	// Want replaces it if its Sequence is before (0: nothing yet), else the error
-	// wraps ErrOvertaken. After another error it may or may not have happened.
+	// wraps ErrOvertaken. One that is not to be used, because reports were made with a
+	// newer one, is pratique.ErrInvalid. After another error it may or may not have
+	// happened.
 	Want(ctx context.Context, before int64, next Wanted) error
 	// Told returns a channel that holds a word when another was wanted, and a
 	// function that ends that. It is a hint, and may be lost.
