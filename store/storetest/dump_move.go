@@ -122,4 +122,3 @@ func (f *forgetting) Load(ctx context.Context, kind store.Kind, rs []store.Recor
 	}
 	return f.Movable.Load(ctx, kind, rs)
 }
-
