@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,15 +38,12 @@ func long(s string) digest.Digest {
 }
 
 // timeText is a time as text that is in order of time.
-func timeText(t time.Time) string { return fmt.Sprintf("%020d", max(nanos(t), 0)) }
+func timeText(t time.Time) string { return digits(nanos(t)) }
 
 // textTime undoes timeText.
 func textTime(s string) (time.Time, error) {
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("stored time: %w", err)
-	}
-	return at(n), nil
+	n, err := parseDigits(s)
+	return at(n), err
 }
 
 // packItem is an item of a list whose items are not all of one length.
@@ -85,9 +82,9 @@ func placesOf(ds []digest.Digest) []place {
 // fieldsBatch is how many fields one command asks for.
 const fieldsBatch = 512
 
-// grouped calls each with the places of one partition, at most so many, by their
+// grouped calls each with the places of one partition, at most fieldsBatch, by their
 // index in places.
-func grouped(places []place, batch int, each func(p part, indexes []int)) {
+func grouped(places []place, each func(p part, indexes []int)) {
 	byPart := make(map[part][]int)
 	var order []part
 	for i, pl := range places {
@@ -95,7 +92,7 @@ func grouped(places []place, batch int, each func(p part, indexes []int)) {
 			order = append(order, pl.part)
 		}
 		byPart[pl.part] = append(byPart[pl.part], i)
-		if len(byPart[pl.part]) == batch {
+		if len(byPart[pl.part]) == fieldsBatch {
 			each(pl.part, byPart[pl.part])
 			byPart[pl.part] = byPart[pl.part][:0:0]
 		}
@@ -120,7 +117,7 @@ func (db *DB) fields(ctx context.Context, name string, places []place) (values [
 	}
 	var cmds []asked
 	_, err = db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		grouped(places, fieldsBatch, func(p part, indexes []int) {
+		grouped(places, func(p part, indexes []int) {
 			names := make([]string, len(indexes))
 			for i, n := range indexes {
 				names[i] = places[n].field
@@ -150,7 +147,7 @@ func (db *DB) lists(ctx context.Context, name string, places []place) ([]string,
 	out := make([]string, len(places))
 	var calls []call
 	var indexes [][]int
-	grouped(places, fieldsBatch, func(p part, is []int) {
+	grouped(places, func(p part, is []int) {
 		c := call{keys: []string{db.key(p, name)}}
 		for _, n := range is {
 			c.args = append(c.args, places[n].field)
@@ -190,48 +187,16 @@ type call struct {
 	args []any
 }
 
-// calls calls a script several times, in one round trip. What a script returned that
-// returned nothing is no error.
+// calls calls a script several times, in one round trip.
 func (db *DB) calls(ctx context.Context, script *redis.Script, calls []call) ([]*redis.Cmd, error) {
 	if len(calls) == 0 {
 		return nil, ctx.Err()
 	}
-	out := make([]*redis.Cmd, len(calls))
-	send := func(run func(pipe redis.Pipeliner, c call) *redis.Cmd, which func(i int) bool) error {
-		_, err := db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-			for i, c := range calls {
-				if which(i) {
-					out[i] = run(pipe, c)
-				}
-			}
-			return nil
-		})
-		return err
+	all := make([]scriptCall, len(calls))
+	for i, c := range calls {
+		all[i] = scriptCall{script, c.keys, c.args}
 	}
-	err := send(func(pipe redis.Pipeliner, c call) *redis.Cmd { return script.EvalSha(ctx, pipe, c.keys, c.args...) }, func(int) bool { return true })
-	if err != nil && unknownScript(out) {
-		// A server that was started anew has no scripts. Those that ran are not run again.
-		err = send(func(pipe redis.Pipeliner, c call) *redis.Cmd { return script.Eval(ctx, pipe, c.keys, c.args...) },
-			func(i int) bool { return redis.HasErrorPrefix(out[i].Err(), "NOSCRIPT") })
-	}
-	if err == nil || errors.Is(err, redis.Nil) {
-		for _, cmd := range out {
-			if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
-				return nil, err
-			}
-		}
-		return out, nil
-	}
-	return nil, err
-}
-
-func unknownScript(cmds []*redis.Cmd) bool {
-	for _, cmd := range cmds {
-		if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
-			return true
-		}
-	}
-	return false
+	return db.runAll(ctx, all)
 }
 
 // scanned calls each for every field of a hash, in pages; a field may come twice.
@@ -270,25 +235,12 @@ func inRepo(repository string) pratique.Ref {
 // repositories are all that hold something or have a tag, one partition after the
 // other.
 func (db *DB) repositories(ctx context.Context) ([]string, error) {
-	var cmds [partitions]*redis.StringSliceCmd
-	_, err := db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for n := range cmds {
-			cmds[n] = pipe.SMembers(ctx, db.key(partNumber(n), "repositories"))
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
+	parts := make([]part, partitions)
+	for n := range parts {
+		parts[n] = partNumber(n)
 	}
-	var out []string
-	for _, cmd := range cmds {
-		names, err := cmd.Result()
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, names...)
-	}
-	return out, nil
+	names, err := db.members(ctx, parts, "repositories")
+	return slices.Concat(names...), err
 }
 
 // numbers are the items of a list of numbers.

@@ -132,12 +132,8 @@ func (db *DB) putImage(ctx context.Context, ref pratique.Ref, img pratique.Image
 		return err
 	}
 	p := partOfDigest(img.Digest)
-	err = scriptPutImage.Run(ctx, db.rdb, []string{db.key(p, "images"), db.key(p, "firsts"), db.key(p, "places")},
+	return scriptPutImage.Run(ctx, db.rdb, []string{db.key(p, "images"), db.key(p, "firsts"), db.key(p, "places")},
 		short(img.Digest), doc, packFirst(img), ref.Repository()).Err()
-	if errors.Is(err, redis.Nil) { // it returns nothing
-		return nil
-	}
-	return err
 }
 
 // putLink is the one step that makes a manifest servable. late says that the claims

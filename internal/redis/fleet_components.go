@@ -39,7 +39,7 @@ func (db *DB) index(ctx context.Context, index string, entries []indexed) error 
 		places[i] = placeOfHash(e.name)
 	}
 	var calls []call
-	grouped(places, fieldsBatch, func(p part, indexes []int) {
+	grouped(places, func(p part, indexes []int) {
 		c := call{[]string{db.key(p, index)}, []any{indexBytes}}
 		for _, i := range indexes {
 			c.args = append(c.args, entries[i].name, entries[i].item)

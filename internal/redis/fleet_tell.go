@@ -89,7 +89,7 @@ func (db *DB) tellOf(ctx context.Context, words map[string]string) error {
 		return err
 	}
 	var calls []call
-	grouped(placesOfHashes(hashes), fieldsBatch, func(p part, indexes []int) {
+	grouped(placesOfHashes(hashes), func(p part, indexes []int) {
 		c := call{keys: []string{db.key(p, "untold")}}
 		for _, i := range indexes {
 			c.args = append(c.args, hashes[i], words[hashes[i]])

@@ -115,7 +115,7 @@ func (db *DB) putNodes(ctx context.Context, nodes []link) error {
 // appendTo adds an item to each of some lists in the hashes with a name.
 func (db *DB) appendTo(ctx context.Context, name string, places []place, items []string) error {
 	var calls []call
-	grouped(places, fieldsBatch, func(p part, indexes []int) {
+	grouped(places, func(p part, indexes []int) {
 		c := call{keys: []string{db.key(p, name)}, args: []any{fieldMax}}
 		for _, i := range indexes {
 			c.args = append(c.args, places[i].field, items[i])

@@ -87,7 +87,7 @@ func (db *DB) discardKey(d digest.Digest) string {
 func (db *DB) tryName(ctx context.Context, ds []digest.Digest, claim string) (busy []digest.Digest, err error) {
 	var calls []call
 	var indexes [][]int
-	grouped(placesOf(ds), fieldsBatch, func(p part, is []int) {
+	grouped(placesOf(ds), func(p part, is []int) {
 		c := call{keys: []string{db.key(p, "named")}, args: []any{claim}}
 		for _, i := range is {
 			c.keys = append(c.keys, db.discardKey(ds[i]))
@@ -114,7 +114,7 @@ func (db *DB) tryName(ctx context.Context, ds []digest.Digest, claim string) (bu
 // named says for ever that something names the blobs.
 func (db *DB) named(ctx context.Context, ds []digest.Digest) error {
 	_, err := db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		grouped(placesOf(ds), fieldsBatch, func(p part, is []int) {
+		grouped(placesOf(ds), func(p part, is []int) {
 			pairs := make([]any, 0, 2*len(is))
 			for _, i := range is {
 				pairs = append(pairs, short(ds[i]), "1")

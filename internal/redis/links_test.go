@@ -104,7 +104,7 @@ func testImage(name string, layers ...string) pratique.Image {
 
 func testRepo(name string) pratique.Ref { return pratique.Ref{Registry: "docker.io", Repo: name} }
 
-var testTime = time.Date(2026, 11, 23, 10, 0, 0, 1, time.UTC) //nolint:gochecknoglobals // a constant
+var testTime = time.Date(2026, 11, 23, 10, 0, 0, 1, time.UTC)
 
 // endClaims makes all claims as old as they would be after claimLife.
 func endClaims(t *testing.T, db *DB) {

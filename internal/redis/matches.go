@@ -275,7 +275,7 @@ func (w *matchWriter) say(ctx context.Context, sayings []saying) (again []string
 	}
 	var calls []call
 	var of [][]int
-	grouped(places, fieldsBatch, func(p part, indexes []int) {
+	grouped(places, func(p part, indexes []int) {
 		c := call{[]string{w.db.key(p, "matches"), w.db.key(p, "fence"), w.db.key(p, "untold"), w.db.straysKey(p, w.seq)}, []any{w.seq, token, word, stray}}
 		for _, i := range indexes {
 			s := &sayings[i]

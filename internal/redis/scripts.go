@@ -498,9 +498,10 @@ end
 //
 //	KEYS 1 hash
 //	ARGV 1 bytes of a field, 2… field and item
-//	returns nothing
+//	returns 1
 var scriptAppendLists = redis.NewScript(luaLists + `
 for i = 2, #ARGV, 2 do append(KEYS[1], ARGV[i], ARGV[i + 1], tonumber(ARGV[1])) end
+return 1
 `) //nolint:gochecknoglobals // see scriptChange
 
 // scriptLists reads lists of one hash.
@@ -518,9 +519,10 @@ return out
 //
 //	KEYS 1 hash
 //	ARGV field and line, again and again
-//	returns nothing
+//	returns 1
 var scriptNote = redis.NewScript(luaWords + `
 for i = 1, #ARGV, 2 do note(KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 1
 `) //nolint:gochecknoglobals // see scriptChange
 
 // scriptName registers that a link is about to name blobs of one partition. What is
@@ -566,11 +568,12 @@ return redis.call('DEL', KEYS[1])
 //
 //	KEYS 1 images, 2 firsts, 3 places
 //	ARGV 1 digest (short), 2 document, 3 when first seen and kind, 4 REGISTRY/REPO
-//	returns nothing
+//	returns 1
 var scriptPutImage = redis.NewScript(luaWords + `
 redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[3])
 note(KEYS[3], ARGV[1], ARGV[4])
+return 1
 `) //nolint:gochecknoglobals // see scriptChange
 
 // scriptLink makes a repository hold a manifest, and with it what that names.
@@ -756,24 +759,26 @@ return out
 //
 //	KEYS 1 repositories, 2 seen of the repository
 //	ARGV 1 REGISTRY/REPO, 2 time, 3… tags
-//	returns nothing
+//	returns 1
 var scriptSee = redis.NewScript(`
 redis.call('SADD', KEYS[1], ARGV[1])
 for i = 3, #ARGV do
   local v = redis.call('HGET', KEYS[2], ARGV[i])
   if not v or ARGV[2] < v then redis.call('HSET', KEYS[2], ARGV[i], ARGV[2]) end
 end
+return 1
 `) //nolint:gochecknoglobals // see scriptChange
 
 // scriptSetTagList replaces the tag list of a repository.
 //
 //	KEYS 1 version, 2 repositories, 3 lists
 //	ARGV 1 channel, 2 number of the partition, 3 REGISTRY/REPO, 4 list, 5 key of the list
-//	returns nothing
+//	returns 1
 var scriptSetTagList = redis.NewScript(luaChanged + `
 redis.call('SADD', KEYS[2], ARGV[3])
 redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
 changed(KEYS[1], ARGV[1], ARGV[2], {ARGV[5]})
+return 1
 `) //nolint:gochecknoglobals // see scriptChange
 
 // Pulls, in the partition of their image (pulls_packed.go). What was asked on a day

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/redis/go-redis/v9"
 
 	"pratique"
 	"pratique/store"
@@ -205,12 +204,8 @@ func (db *DB) setTagList(ctx context.Context, ref pratique.Ref, tags []string, f
 		return err
 	}
 	p := partOfRepo(ref)
-	err = scriptSetTagList.Run(ctx, db.rdb, []string{db.key(p, "version"), db.key(p, "repositories"), db.key(p, "lists")},
+	return scriptSetTagList.Run(ctx, db.rdb, []string{db.key(p, "version"), db.key(p, "repositories"), db.key(p, "lists")},
 		db.channel(changesChannel), string(p), ref.Repository(), doc, string(key)).Err()
-	if errors.Is(err, redis.Nil) { // it returns nothing
-		return nil
-	}
-	return err
 }
 
 // seeTags notes since when tags are in lists.

@@ -2,13 +2,16 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	"github.com/redis/go-redis/v9"
 
 	"pratique"
 	"pratique/store"
@@ -93,6 +96,84 @@ func TestCatalogStampsElsewhere(t *testing.T) {
 	})
 }
 
+// pauses runs another's work before a step of a context's commands.
+type pauses struct {
+	redis.Hook
+	left int
+	work func()
+}
+
+func (p *pauses) step(ctx context.Context) {
+	if ctx.Value(cutKey{}) == p {
+		if p.left--; p.left == 0 {
+			p.work()
+		}
+	}
+}
+
+func (*pauses) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (p *pauses) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { p.step(ctx); return next(ctx, cmd) }
+}
+
+func (p *pauses) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { p.step(ctx); return next(ctx, cmds) }
+}
+
+// An index is linked while a tag begins to name it, at every step of either: who
+// read in between what an image is built on learns that it is something else now.
+func TestLinkWhileTagged(t *testing.T) {
+	t.Parallel()
+	modes(t, func(t *testing.T, url string) {
+		link := func(db *DB, ctx context.Context, round string) error {
+			index := pratique.Image{Digest: sum("index " + round), Kind: pratique.KindIndex, Children: []pratique.Descriptor{{Digest: sum("base " + round)}}}
+			return db.Link(ctx, testRepo("r"), index, testTime)
+		}
+		tag := func(db *DB, ctx context.Context, round string) error {
+			return db.SetTag(ctx, tagged("r", round), store.TagState{Digest: sum("index " + round), CheckedAt: testTime, ChangedAt: testTime})
+		}
+		db := newWorld(t, url).replica()
+		for name, works := range map[string][2]func(*DB, context.Context, string) error{"tag in link": {link, tag}, "link in tag": {tag, link}} {
+			for n := 1; ; n++ {
+				ctx, round := t.Context(), fmt.Sprint(name, n)
+				round = strings.ReplaceAll(round, " ", "-")
+				app := testImage("app "+round, "l1 "+round, "l2 "+round)
+				if err := errors.Join(db.Link(ctx, testRepo("r"), testImage("base "+round, "l1 "+round), testTime), db.Link(ctx, testRepo("r"), app, testTime)); err != nil {
+					t.Fatal(err)
+				}
+				var stamp uint64
+				read := -1
+				p := &pauses{left: n}
+				p.work = func() {
+					if err := works[1](db, ctx, round); err != nil {
+						t.Error(err)
+					}
+					stamp = db.Stamp(app.Digest)
+					bases, err := db.BasesOf(ctx, app)
+					if err != nil {
+						t.Error(err)
+					}
+					read = len(bases)
+				}
+				db.rdb.AddHook(p)
+				if err := works[0](db, context.WithValue(ctx, cutKey{}, p), round); err != nil {
+					t.Fatal(err)
+				}
+				if p.left > 0 {
+					break
+				}
+				bases, err := db.BasesOf(ctx, app)
+				if err != nil || len(bases) != 1 {
+					t.Errorf("%s at step %d: bases %v (%v)", name, n, bases, err)
+				}
+				if read != len(bases) && db.Stamp(app.Digest) == stamp {
+					t.Errorf("%s at step %d: %d bases were read, it has %d and the stamp did not move", name, n, read, len(bases))
+				}
+			}
+		}
+	})
+}
+
 // A server that was started anew has no scripts, and lists are longer than a field.
 func TestCatalogLong(t *testing.T) {
 	t.Parallel()
@@ -102,7 +183,6 @@ func TestCatalogLong(t *testing.T) {
 		var want []digest.Digest
 		for i := range n {
 			img := testImage(fmt.Sprint("image", i), "base", fmt.Sprint("layer", i%150))
-			img.Children = append(img.Children, testImage("child").Layers...)
 			if err := db.Link(ctx, testRepo("r"), img, testTime); err != nil {
 				t.Fatal(err)
 			}
