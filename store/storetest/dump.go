@@ -115,7 +115,7 @@ func copyState(t *testing.T, from, to store.Dumper, only func(n int) bool) {
 func records(t *testing.T, d store.Dumper, kind store.Kind) map[string]string {
 	t.Helper()
 	out := make(map[string]string)
-	after, keys := "", []string(nil)
+	var keys []string
 	for r, err := range d.Dump(t.Context(), kind, "") {
 		mustBe(t, err)
 		doc, err := r.Canonical()
@@ -127,7 +127,7 @@ func records(t *testing.T, d store.Dumper, kind store.Kind) map[string]string {
 		keys = append(keys, r.Key)
 	}
 	if len(keys) > 1 { // from the middle on
-		after = keys[len(keys)/2-1]
+		after := keys[len(keys)/2-1]
 		var rest []string
 		for r, err := range d.Dump(t.Context(), kind, after) {
 			mustBe(t, err)
