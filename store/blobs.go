@@ -159,6 +159,9 @@ func OpenBlobs(ctx context.Context, cfg BlobsConfig) (*Blobs, error) {
 // Close ends the use of the spool and of the hot cache; blobs in arrival are lost.
 func (b *Blobs) Close() error {
 	b.background.close()
+	if b.bucket != nil {
+		b.bucket.client.Config.HTTPClient.CloseIdleConnections()
+	}
 	err := b.spool.close()
 	if b.hot != nil {
 		err = errors.Join(err, b.hot.close())

@@ -253,7 +253,7 @@ func TestOrphans(t *testing.T) {
 	drivers(t, func(t *testing.T, open func(*testing.T) *store.Blobs) {
 		b, ctx := open(t), t.Context()
 		l := &links{linked: map[digest.Digest]bool{}}
-		const blobs = 600 // more than a batch
+		const blobs = 270 // more than a batch
 		var orphans int
 		for i := range blobs {
 			content := noise(uint64(i), 10)

@@ -77,7 +77,8 @@ func documentPath(name string) (string, error) {
 }
 
 func notOfDocument(r rune) bool {
-	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_:@", r))
+	letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+	return !letter && (r < '0' || r > '9') && !strings.ContainsRune(".-_:@", r)
 }
 
 // documentName is the name of which p is the path; ok is false for what is no

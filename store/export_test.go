@@ -2,7 +2,13 @@ package store
 
 import (
 	"context"
+	"io"
+	"net/http"
 	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // ReplaceFile makes s write to f.
@@ -37,3 +43,31 @@ func Crash(b *Blobs) { _ = b.spool.lock.Close() }
 
 // Measure counts the blobs anew.
 func Measure(ctx context.Context, b *Blobs) error { return b.measure(ctx) }
+
+// HotBytes are those in the hot cache and on their way into it.
+func HotBytes(b *Blobs) int64 { return b.hot.bytes() }
+
+// IsHot reports whether a blob is in the hot cache, without using it.
+func IsHot(b *Blobs, d digest.Digest) bool {
+	_, ok := b.hot.size(d)
+	return ok
+}
+
+// Filled waits until no fill is running.
+func Filled(b *Blobs) { b.background.wg.Wait() }
+
+// AbortUploads gives up all uploads that were begun before that time.
+func AbortUploads(ctx context.Context, b *Blobs, before time.Time) error {
+	return b.bucket.abortUploads(ctx, blobsPath, func() time.Time { return before })
+}
+
+// NewFallback is the reader behind a fill.
+func NewFallback(body io.ReadCloser, direct func(offset int64) (io.ReadCloser, error)) io.ReadCloser {
+	return &fallback{body: body, direct: direct}
+}
+
+// Clock is how far the clock of a server is ahead, as seen by requests to it.
+func Clock(rt http.RoundTripper) (http.RoundTripper, *atomic.Int64) {
+	skew := &atomic.Int64{}
+	return clocked{rt, skew}, skew
+}

@@ -163,8 +163,8 @@ func (w *watched) end() {
 func (o objects) Walk(ctx context.Context, path string, f storagedriver.WalkFn, options ...func(*storagedriver.WalkOptions)) error {
 	w := o.watch(ctx, o.answer+o.stall)
 	defer w.end()
-	var theirs error // f's, which is no failure of the store's
-	err := o.StorageDriver.Walk(w.own, path, func(info storagedriver.FileInfo) error {
+	var theirs error                                                                   // f's, which is no failure of the store's
+	err := o.StorageDriver.Walk(w.own, path, func(info storagedriver.FileInfo) error { //nolint:contextcheck // derived from ctx by watch
 		w.timer.Stop()
 		theirs = f(info)
 		w.timer.Reset(o.answer + o.stall)
@@ -178,7 +178,7 @@ func (o objects) Walk(ctx context.Context, path string, f storagedriver.WalkFn, 
 
 func (o objects) Reader(ctx context.Context, path string, offset int64) (io.ReadCloser, error) {
 	w := o.watch(ctx, o.answer)
-	body, err := o.StorageDriver.Reader(w.own, path, offset)
+	body, err := o.StorageDriver.Reader(w.own, path, offset) //nolint:contextcheck // derived from ctx by watch
 	w.timer.Stop()
 	if err != nil {
 		defer w.end()
@@ -207,7 +207,7 @@ func (r *objectReader) Close() error {
 
 func (o objects) Writer(ctx context.Context, path string, appending bool) (storagedriver.FileWriter, error) {
 	w := o.watch(ctx, o.answer)
-	to, err := o.StorageDriver.Writer(w.own, path, appending)
+	to, err := o.StorageDriver.Writer(w.own, path, appending) //nolint:contextcheck // derived from ctx by watch
 	w.timer.Stop()
 	if err != nil {
 		defer w.end()

@@ -106,6 +106,13 @@ func (c clocked) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// CloseIdleConnections ends what http.Client keeps.
+func (c clocked) CloseIdleConnections() {
+	if t, ok := c.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
+
 // sign returns an address of the object that is good for the method and a while.
 func (b *bucket) sign(path, method string, lifetime time.Duration) (string, error) {
 	req, _ := b.client.GetObjectRequest(&s3.GetObjectInput{Bucket: aws.String(b.name), Key: aws.String(b.key(path))})

@@ -3,6 +3,7 @@ package s3test
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -56,6 +57,7 @@ func (s *Server) Proxy(tb testing.TB) *Proxy {
 	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}
 	reverse := &httputil.ReverseProxy{
 		Transport: transport,
+		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		// The host is part of what is signed, so it stays the proxy's.
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host },
 		ErrorHandler:   func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
