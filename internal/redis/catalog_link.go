@@ -26,6 +26,10 @@ import (
 //	images     the manifest, first seen now, and that it may be linked here
 //	links      the repository holds the manifest: from here on it is servable
 //	named      for ever
+//
+// A failover may lose the last writes of some partitions and not of others. A link
+// without its manifest is made again by the next Link; one without its claims by
+// Unlinked.
 func (db *DB) Link(ctx context.Context, ref pratique.Ref, img pratique.Image, now time.Time) error {
 	return annotate(db.link(ctx, ref, img, now), "link %s", ref.At(img.Digest))
 }
@@ -104,17 +108,17 @@ func (db *DB) lookUp(ctx context.Context, ref pratique.Ref, d digest.Digest) (li
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return false, time.Time{}, err
 	}
-	if linked, err = link.Result(); err != nil || linked {
-		return linked, time.Time{}, err
+	if linked, err = link.Result(); err != nil {
+		return false, time.Time{}, err
 	}
 	switch s, err := first.Result(); {
-	case errors.Is(err, redis.Nil):
+	case errors.Is(err, redis.Nil): // not linked, whatever the link says: a failover lost the rest
 		return false, time.Time{}, nil
 	case err != nil:
 		return false, time.Time{}, err
 	default:
 		n, _, err := unpackFirst(s)
-		return false, at(n), err
+		return linked, at(n), err
 	}
 }
 

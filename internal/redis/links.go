@@ -127,7 +127,7 @@ func (db *DB) named(ctx context.Context, ds []digest.Digest) error {
 }
 
 // Unlinked implements store.Links. A blob on which there is a claim that has not
-// ended counts as linked.
+// ended counts as linked. What nothing names is asked of every repository besides.
 func (db *DB) Unlinked(ctx context.Context, ds []digest.Digest) ([]digest.Digest, error) {
 	out, err := db.unlinked(ctx, ds)
 	if err != nil {
@@ -157,7 +157,63 @@ func (db *DB) unlinked(ctx context.Context, ds []digest.Digest) (out []digest.Di
 			}
 		}
 	}
+	return db.unheld(ctx, out)
+}
+
+// unheld are those that no repository holds: a failover may have lost what `named`
+// says of one. What is held is named again. They are few, and about to be removed: so
+// every repository is asked.
+func (db *DB) unheld(ctx context.Context, ds []digest.Digest) (out []digest.Digest, err error) {
+	if len(ds) == 0 {
+		return nil, ctx.Err()
+	}
+	repos, err := db.repositories(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for page := range slices.Chunk(ds, fieldsBatch) {
+		held := make(map[digest.Digest]bool)
+		for some := range slices.Chunk(repos, unheldRepos) {
+			if err := db.heldBy(ctx, some, page, held); err != nil {
+				return nil, err
+			}
+		}
+		for _, d := range page {
+			if !held[d] {
+				out = append(out, d)
+				continue
+			}
+			if err := db.named(ctx, []digest.Digest{d}); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return out, nil
+}
+
+// unheldRepos is how many repositories are asked at once.
+const unheldRepos = 64
+
+func (db *DB) heldBy(ctx context.Context, repos []string, ds []digest.Digest, held map[digest.Digest]bool) error {
+	fields := make([]string, len(ds))
+	for i, d := range ds {
+		fields[i] = short(d)
+	}
+	var cmds []*redis.SliceCmd
+	if _, err := db.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for _, repo := range repos {
+			cmds = append(cmds, pipe.HMGet(ctx, db.repoKey(inRepo(repo), "holders"), fields...), pipe.HMGet(ctx, db.repoKey(inRepo(repo), "links"), fields...))
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, cmd := range cmds {
+		for i, v := range cmd.Val() {
+			held[ds[i]] = held[ds[i]] || v != nil
+		}
+	}
+	return nil
 }
 
 // claimsEnded reports whether all claims on a blob came to nothing. If one was

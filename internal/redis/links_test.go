@@ -307,3 +307,41 @@ func TestDiscardDied(t *testing.T) {
 		}
 	})
 }
+
+// A failover that lost the last writes of some partitions: what is linked is not
+// removed, and the next Link makes the rest again.
+func TestLinkLostWrites(t *testing.T) {
+	t.Parallel()
+	modes(t, func(t *testing.T, url string) {
+		db, ctx := newWorld(t, url).replica(), t.Context()
+		img := testImage("a", "layer", "top")
+		own := append(contents(img), img.Digest)
+		for range 2 {
+			if err := db.Link(ctx, testRepo("r"), img, testTime); err != nil {
+				t.Fatal(err)
+			}
+			if free, err := db.Unlinked(ctx, own); err != nil || len(free) > 0 {
+				t.Errorf("unlinked %v (%v)", free, err)
+			}
+			k, err := db.Known(ctx, img.Digest)
+			if err != nil || k.Ref.Repo != "r" {
+				t.Errorf("known through %v (%v)", k.Ref, err)
+			}
+			for n := range partitions {
+				for _, name := range []string{"named", "images", "firsts", "places", "nexts", "ends", "parents"} {
+					if err := db.rdb.Del(ctx, db.key(partNumber(n), name)).Err(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if free, err := db.Unlinked(ctx, append(own, sum("stray"))); err != nil || len(free) != 1 || free[0] != sum("stray") {
+				t.Errorf("unlinked %v (%v)", free, err)
+			}
+			for _, d := range own {
+				if err := db.Discard(ctx, d, func() error { t.Errorf("removed %s", d); return nil }); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+}

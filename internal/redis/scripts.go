@@ -584,16 +584,19 @@ return 1
 //	     digests to tell of (none: all)
 //	returns 1; 0 when it is linked already; -1 when it is too late
 var scriptLink = redis.NewScript(luaChanged + luaLists + `
-if redis.call('HEXISTS', KEYS[3], ARGV[4]) == 1 then return 0 end
+local names, blobs = {}, tonumber(ARGV[6])
+for i = 7 + blobs, #ARGV do names[#names + 1] = ARGV[i] end
+if redis.call('HEXISTS', KEYS[3], ARGV[4]) == 1 then
+  changed(KEYS[1], ARGV[1], ARGV[2], names)
+  return 0
+end
 local now = redis.call('TIME')
 if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[5]) then return -1 end
-local n, blobs = redis.call('HINCRBY', KEYS[4], 'last', 1), tonumber(ARGV[6])
+local n = redis.call('HINCRBY', KEYS[4], 'last', 1)
 redis.call('SADD', KEYS[2], ARGV[3])
 redis.call('HSET', KEYS[4], n, ARGV[4])
 redis.call('HSET', KEYS[3], ARGV[4], n)
 for i = 7, 6 + blobs do append(KEYS[5], ARGV[i], struct.pack('>I4', n), 512) end
-local names = {}
-for i = 7 + blobs, #ARGV do names[#names + 1] = ARGV[i] end
 changed(KEYS[1], ARGV[1], ARGV[2], names)
 return 1
 `) //nolint:gochecknoglobals // see scriptChange
