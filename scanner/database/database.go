@@ -316,6 +316,23 @@ func (d *Database) adopt(ctx context.Context, st *staged) error {
 // switch, so that a crash in between restarts with the new one: reports never go back
 // to an older database. d.adopting is held.
 func (d *Database) install(ctx context.Context, rec record, next pointer) error {
+	prev := d.engine()
+	if err := d.use(ctx, rec, next); err != nil {
+		return err
+	}
+	d.adopted(prev)
+	return nil
+}
+
+// adopted tells of an adoption. d.adopting is held.
+func (d *Database) adopted(prev pratique.Engine) {
+	if d.cfg.OnAdopt != nil {
+		d.cfg.OnAdopt(prev, d.engine())
+	}
+}
+
+// use is install without a word to others. d.adopting is held.
+func (d *Database) use(ctx context.Context, rec record, next pointer) error {
 	standing, before := d.standing(), d.shelved
 	if err := d.point(next); err != nil {
 		return err
@@ -326,7 +343,6 @@ func (d *Database) install(ctx context.Context, rec record, next pointer) error 
 		}
 		return d.refuse(offer{identity: rec.Identity, source: rec.Source}, err)
 	}
-	prev := d.engine()
 	d.set(&rec, next.Previous, next.RolledBack)
 	d.metrics.adoptions.Inc()
 	d.warnShrunk(ctx, standing, rec)
@@ -334,9 +350,6 @@ func (d *Database) install(ctx context.Context, rec record, next pointer) error 
 		"source", rec.Source, "vulnerabilities", rec.Counts.Vulnerabilities, "advisories", rec.Counts.Advisories)
 	if err := d.keep.clean(next, false); err != nil {
 		d.cfg.Log.WarnContext(ctx, "removing former databases", "error", err)
-	}
-	if d.cfg.OnAdopt != nil {
-		d.cfg.OnAdopt(prev, d.engine())
 	}
 	return nil
 }

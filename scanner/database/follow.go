@@ -29,6 +29,8 @@ func (d *Database) openShared(ctx context.Context) error {
 	w, err := d.look(ctx)
 	if err != nil {
 		d.cfg.Log.WarnContext(ctx, "what replicas agreed on is not known, starting with the kept database", "error", err)
+		d.adopting.Lock()
+		defer d.adopting.Unlock()
 		return d.fallBack(ctx)
 	}
 	if w == nil {
@@ -43,18 +45,25 @@ func (d *Database) openShared(ctx context.Context) error {
 	if d.standing() != nil {
 		return nil
 	}
-	return d.install(ctx, *rec, d.former(*w))
+	return d.use(ctx, *rec, d.former(*w)) // nobody is told of what Open adopts: they are being made
 }
 
-// fallBack adopts what is kept while nothing else can be had.
+// fallBack adopts what is kept while nothing else can be had. d.adopting is held.
 func (d *Database) fallBack(ctx context.Context) error {
-	d.adopting.Lock()
-	defer d.adopting.Unlock()
 	if d.standing() != nil || d.fellBack {
 		return nil
 	}
 	d.fellBack = true // once: what is kept gets no better
 	return d.openKept(ctx)
+}
+
+// fallBackNow is fallBack while Run runs: others are told. The log says why it cannot.
+func (d *Database) fallBackNow(ctx context.Context) {
+	d.adopting.Lock()
+	defer d.adopting.Unlock()
+	if d.standing() == nil && d.fallBack(ctx) == nil && d.standing() != nil {
+		d.adopted(pratique.Engine{})
+	}
 }
 
 // maxFollowPause bounds the pause after attempts to follow that failed.
@@ -80,7 +89,7 @@ func (d *Database) follows(ctx context.Context) error {
 			pause = min(pause<<min(failures-1, 10), max(d.cfg.Poll, maxFollowPause))
 			// The file of the one that was kept is better than none: reports that stand
 			// can be shown, and what it says of others is not stored.
-			_ = d.fallBack(ctx) // says in the log why it cannot
+			d.fallBackNow(ctx)
 		} else {
 			failures = 0
 		}

@@ -57,6 +57,16 @@ func TestReplicas(t *testing.T) {
 			if n := f.fetched(); n != 0 {
 				t.Errorf("fetched %d times for who was away", n)
 			}
+			// Nobody is told of what is in use from the start: they are being made then.
+			stopped := f.replica("c", t.TempDir())
+			end := stopped.start(t)
+			f.all("one more", newAt, stopped)
+			end()
+			told := 0
+			silent := f.replica("c", stopped.dir, func(c *database.Config) { c.OnAdopt = func(_, _ pratique.Engine) { told++ } })
+			if err := silent.Open(t.Context()); err != nil || silent.Status().Digest != newer || told != 0 {
+				t.Errorf("%v, opened %s, told %d times", err, silent.Status().Digest, told)
+			}
 			// What they offer to others is one artifact, and it is compressed once.
 			var tags []digest.Digest
 			for _, r := range []*replica{a, b, again} {
