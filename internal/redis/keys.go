@@ -134,9 +134,6 @@ func partOfDigest(d digest.Digest) part {
 	return partOfHex(hex)
 }
 
-// partOfComponent is the partition of a component.
-func partOfComponent(id pratique.ComponentID) part { return partOfHex(string(id)) }
-
 func partOfHex(hex string) part {
 	if len(hex) >= 2 {
 		if n, err := strconv.ParseUint(hex[:2], 16, 8); err == nil {
