@@ -145,7 +145,16 @@ func (f *fleet) begin(t testing.TB, n int) {
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = p.dir
-	p.server = startProcess(t, "pratique", cmd)
+	server := startProcess(t, "replica", cmd)
+	p.server = server
+	t.Cleanup(func() {
+		if dir := os.Getenv("CHAOS_LOGS"); dir != "" && t.Failed() {
+			name := filepath.Join(dir, fmt.Sprintf("replica%d-%d.log", n+1, cmd.Process.Pid))
+			if err := os.WriteFile(name, []byte(server.log.String()), 0o600); err != nil {
+				t.Log(err)
+			}
+		}
+	})
 }
 
 // kill is kill -9, of the workers too.
