@@ -139,7 +139,7 @@ func TestFollowerTakesOver(t *testing.T) {
 func TestNoLeaseToBeHad(t *testing.T) {
 	p := newPulled(t)
 	layer := noise(4, 1<<20)
-	_, line := p.linked(layer)
+	d, line := p.linked(layer)
 	leases := &shared{}
 	leases.fail.Store(true)
 	replicas := p.replicas(2, sharing(leases))
@@ -147,7 +147,13 @@ func TestNoLeaseToBeHad(t *testing.T) {
 	p.readAll(&wg, replicas[0], 10, layer)
 	wg.Wait()
 	p.lab.Expect(line)
-	p.readAll(&wg, replicas[1], 10, layer) // stored by now
+	// Readers have all bytes before they are stored, and nothing but the storage tells
+	// the other replica.
+	eventually(t, "it is stored", func() bool {
+		_, err := p.blobs.Stat(t.Context(), d)
+		return err == nil
+	})
+	p.readAll(&wg, replicas[1], 10, layer)
 	wg.Wait()
 	p.lab.Expect()
 }
