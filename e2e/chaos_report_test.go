@@ -20,13 +20,17 @@ func (c *judged) table() string {
 	for _, name := range outcomeNames {
 		b.WriteString(" " + name + " |")
 	}
-	b.WriteString(" median ms | p99 ms |\n|---|---:|---:|" + strings.Repeat("---:|", int(outcomes)) + "---:|---:|\n")
+	b.WriteString(" 503 of known | median ms | p99 ms |\n|---|---:|---:|" + strings.Repeat("---:|", int(outcomes)) + "---:|---:|---:|\n")
 	for _, ph := range c.phases {
 		ps := c.load.between(ph.from, ph.to)
 		var n [outcomes]int
+		known := 0
 		var took []time.Duration
 		for _, p := range ps {
 			n[p.outcome]++
+			if p.known && p.outcome == unavailable {
+				known++
+			}
 			if p.outcome == served {
 				took = append(took, p.took)
 			}
@@ -42,7 +46,7 @@ func (c *judged) table() string {
 			}
 			return float64(took[int(q*float64(len(took)-1))].Microseconds()) / 1000
 		}
-		fmt.Fprintf(&b, " %.1f | %.1f |\n", at(0.5), at(0.99))
+		fmt.Fprintf(&b, " %d | %.1f | %.1f |\n", known, at(0.5), at(0.99))
 	}
 	c.load.mu.Lock()
 	defer c.load.mu.Unlock()

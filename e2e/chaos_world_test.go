@@ -74,6 +74,7 @@ type fleet struct {
 	sentinel []string
 	master   *redistest.Server
 	second   *redistest.Server
+	dead     *redistest.Server // the master that was killed
 	sink     *listener
 	replicas []*Pratique
 	spaces   []string // name space of each; "" is this one
@@ -148,7 +149,7 @@ func (f *fleet) begin(t testing.TB, n int) {
 	server := startProcess(t, "replica", cmd)
 	p.server = server
 	t.Cleanup(func() {
-		if dir := os.Getenv("CHAOS_LOGS"); dir != "" && t.Failed() {
+		if dir := os.Getenv("CHAOS_LOGS"); dir != "" {
 			name := filepath.Join(dir, fmt.Sprintf("replica%d-%d.log", n+1, cmd.Process.Pid))
 			if err := os.WriteFile(name, []byte(server.log.String()), 0o600); err != nil {
 				t.Log(err)
@@ -193,6 +194,25 @@ func (f *fleet) leader(t testing.TB) (master, other *redistest.Server) {
 		return f.master, f.second
 	}
 	return f.second, f.master
+}
+
+// failedOver waits until the sentinels name another master than the dead one.
+func (f *fleet) failedOver(t testing.TB) {
+	t.Helper()
+	began := time.Now()
+	for time.Since(began) < 30*time.Second {
+		if m, _ := f.leader(t); m != f.dead {
+			t.Logf("the sentinels named another master at the latest %v after its time", time.Since(began).Round(time.Millisecond))
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	host, port, _ := net.SplitHostPort(f.sentinel[0])
+	for _, what := range []string{"master", "replicas"} {
+		out, _ := exec.Command("redis-cli", "-h", host, "-p", port, "SENTINEL", what, "m").CombinedOutput()
+		t.Logf("%s", strings.Join(strings.Fields(string(out)), " "))
+	}
+	t.Fatal("the sentinels name no other master")
 }
 
 var errStill = errors.New("not yet")

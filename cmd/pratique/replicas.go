@@ -34,6 +34,8 @@ type peers struct {
 	// announce tells other processes of images; nil: there are none.
 	announce func(ctx context.Context, images ...digest.Digest) error
 	replica  string // this process' name among them
+	// mend ends what processes that died had begun; nil: nobody else writes.
+	mend func(ctx context.Context) error
 }
 
 // openState opens the backend that the configuration names.
@@ -62,14 +64,37 @@ func openState(ctx context.Context, cfg config.Config, docs store.Documents, log
 			(*f)()
 		}
 	}
+	redis.LogTo(log)
 	host, _ := os.Hostname()
 	s.replica = fmt.Sprintf("%s-%d", host, os.Getpid())
 	db, err := redis.Open(ctx, rc)
 	if err != nil {
 		return nil, nil, err
 	}
-	s.announce = db.Announce
+	s.announce, s.mend = db.Announce, db.Mend
 	return db, s, nil
+}
+
+// mendEvery is how often is looked for what processes that died had begun: an image
+// whose new findings nobody told of is judged by its old ones so long.
+const mendEvery = 10 * time.Second
+
+// mending is the part that calls mend.
+func (s *peers) mending(log *slog.Logger) rungroup.Part {
+	return rungroup.Part{Name: "mending", Run: func(ctx context.Context) error {
+		tick := time.NewTicker(mendEvery)
+		defer tick.Stop()
+		for {
+			if err := s.mend(ctx); err != nil && ctx.Err() == nil {
+				log.WarnContext(ctx, "what a replica left half done cannot be ended, and is tried again", "error", err)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+			}
+		}
+	}}
 }
 
 // redisConfig reads the files that the configuration of Redis names.

@@ -118,6 +118,9 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	}
 	parts.Add(closing("state", state.Close))
 	once := duties{leases: state, log: log}
+	if others.mend != nil {
+		parts.Add(once.part(others.mending(log)))
+	}
 	orphans := store.NewOrphans(blobs, state, store.OrphansConfig{Log: log, Metrics: metrics})
 	parts.Add(once.part(rungroup.Part{Name: "orphans", Run: orphans.Run}))
 	eviction, evict, err := newEviction(cfg, blobs, state, log, metrics)

@@ -25,12 +25,12 @@ func (db *DB) Attestations(ctx context.Context, image digest.Digest) (pratique.A
 }
 
 // PutAttestations implements store.Attestations.
-func (db *DB) PutAttestations(ctx context.Context, a pratique.Attestations) error {
+func (db *DB) PutAttestations(ctx context.Context, a pratique.Attestations) (err error) {
 	doc, err := db.Encode(a)
 	if err != nil {
 		return annotate(err, "attestations of %s", a.Image)
 	}
-	defer db.changes.tell([]digest.Digest{a.Image})
+	defer func() { db.changes.wrote(err, []digest.Digest{a.Image}) }()
 	p := partOfDigest(a.Image)
 	return annotate(done(scriptPutAttestations.Run(ctx, db.rdb, []string{db.key(p, "version"), db.key(p, "attestations")},
 		db.channel(changesChannel), string(p), a.Image.String(), doc).Err()), "attestations of %s", a.Image)

@@ -34,7 +34,7 @@ func (db *DB) Link(ctx context.Context, ref pratique.Ref, img pratique.Image, no
 	return annotate(db.link(ctx, ref, img, now), "link %s", ref.At(img.Digest))
 }
 
-func (db *DB) link(ctx context.Context, ref pratique.Ref, img pratique.Image, now time.Time) error {
+func (db *DB) link(ctx context.Context, ref pratique.Ref, img pratique.Image, now time.Time) (err error) {
 	linked, seen, err := db.lookUp(ctx, ref, img.Digest)
 	if err != nil || linked {
 		return err
@@ -45,7 +45,7 @@ func (db *DB) link(ctx context.Context, ref pratique.Ref, img pratique.Image, no
 	}
 	blobs := contents(img)
 	told := append(slices.Clone(blobs), img.Digest)
-	defer func() { db.changes.tell(told) }()
+	defer func() { db.changes.wrote(err, told) }()
 
 	if err := db.putLinkDocument(ctx, ref, img); err != nil {
 		return err
@@ -150,7 +150,7 @@ func (db *DB) putLink(ctx context.Context, ref pratique.Ref, img pratique.Image,
 	c := db.linkCall(ref, img, blobs, tell, until)
 	got, err := scriptLink.Run(ctx, db.rdb, c.keys, c.args...).Int()
 	if concerned.all {
-		db.changes.all()
+		db.changes.wroteAny(err)
 	}
 	return got == -1, err
 }

@@ -2,6 +2,8 @@ package redis
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +27,9 @@ type changes struct {
 
 	mu    sync.Mutex
 	known [partitions]int64 // versions up to which everything was told
+
+	doubts  map[digest.Digest]struct{} // of writes that Redis did not answer
+	doubted bool                       // one of them may have been about anything
 
 	confirmed atomic.Int64 // Unix nanoseconds
 	outdated  atomic.Bool  // a newer release ended what this one may do
@@ -204,6 +209,7 @@ func (c *changes) confirm(ctx context.Context) {
 			c.reset(versions)
 		}
 	}
+	c.settle()
 	c.confirmed.Store(began.UnixNano())
 }
 
@@ -268,8 +274,8 @@ func (c *changes) versions(ctx context.Context) (versions [partitions]int64, err
 
 // changed tells all processes, this one before it returns, that something was
 // written about these digests and tag keys.
-func (db *DB) changed(ctx context.Context, ds ...digest.Digest) error {
-	defer db.changes.tell(ds)
+func (db *DB) changed(ctx context.Context, ds ...digest.Digest) (err error) {
+	defer func() { db.changes.wrote(err, ds) }()
 	byPart := make(map[part][]any)
 	for _, d := range ds {
 		byPart[partOfDigest(d)] = append(byPart[partOfDigest(d)], string(d))
@@ -285,9 +291,58 @@ func (db *DB) changed(ctx context.Context, ds ...digest.Digest) error {
 }
 
 // everythingChanged tells that anything may have been written.
-func (db *DB) everythingChanged(ctx context.Context) error {
-	defer db.changes.all()
+func (db *DB) everythingChanged(ctx context.Context) (err error) {
+	defer func() { db.changes.wroteAny(err) }()
 	return scriptChange.Run(ctx, db.rdb, []string{db.key(partNumber(0), "version")}, db.channel(changesChannel), string(partNumber(0))).Err()
+}
+
+// maxDoubts bounds what is remembered of writes that were not answered.
+const maxDoubts = 100_000
+
+// wrote tells this process what a write was about, also when it failed: it may have
+// taken effect. Of one that Redis did not answer that is put off until it answers
+// again: whatever it did is told by Redis itself, and until then what is in memory is
+// all there is (store.Reach).
+func (c *changes) wrote(err error, ds []digest.Digest) {
+	if !errors.Is(err, store.ErrUnreachable) {
+		c.tell(ds)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.doubts == nil {
+		c.doubts = make(map[digest.Digest]struct{})
+	}
+	for _, d := range ds {
+		c.doubts[d] = struct{}{}
+	}
+	if len(c.doubts) > maxDoubts {
+		c.doubts, c.doubted = nil, true
+	}
+}
+
+// wroteAny is wrote for a write that may have been about anything.
+func (c *changes) wroteAny(err error) {
+	if !errors.Is(err, store.ErrUnreachable) {
+		c.all()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.doubted = true
+}
+
+// settle tells what wrote put off.
+func (c *changes) settle() {
+	c.mu.Lock()
+	doubts, all := c.doubts, c.doubted
+	c.doubts, c.doubted = nil, false
+	c.mu.Unlock()
+	if all {
+		c.all()
+		return
+	}
+	c.tell(slices.Collect(maps.Keys(doubts)))
 }
 
 func (c *changes) tell(ds []digest.Digest) {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"pratique"
 	"pratique/internal/redis/redistest"
 	"pratique/store"
 )
@@ -92,6 +94,51 @@ func TestConfirmedStopsWithRedis(t *testing.T) {
 	}
 	server.Run()
 	eventually(t, "confirmed again", func() bool { return time.Since(db.Confirmed()) < time.Second })
+}
+
+// A write that Redis does not answer makes nobody forget what is all there is, until
+// Redis answers again.
+func TestUnansweredWrites(t *testing.T) {
+	redistest.Need(t, "redis-server")
+	server := redistest.Start(t)
+	w := newWorld(t, server.URL())
+	db := w.replica(func(c *Config) { c.Timeout = 200 * time.Millisecond })
+	image := digest.FromString("image")
+	ref := pratique.Ref{Registry: "docker.io", Repo: "library/app", Tag: "1"}
+	pulled := ref
+	pulled.Digest = image
+	writes := map[string]struct {
+		of    digest.Digest
+		write func() error
+	}{
+		"a report": {image, func() error {
+			_, err := db.PutReport(t.Context(), pratique.Report{Image: image, State: pratique.StateFailed})
+			return err
+		}},
+		"pulls": {image, func() error {
+			return db.Record(t.Context(), []store.Pull{{Ref: pulled, At: time.Now(), Outcome: pratique.OutcomeAllow}})
+		}},
+		"a tag":        {store.TagKey(ref), func() error { return db.SetTag(t.Context(), ref, store.TagState{Digest: image}) }},
+		"attestations": {image, func() error { return db.PutAttestations(t.Context(), pratique.Attestations{Image: image}) }},
+		"anything":     {image, func() error { return db.everythingChanged(t.Context()) }},
+	}
+	for name, c := range writes {
+		t.Run(name, func(t *testing.T) {
+			before := db.Stamp(c.of)
+			server.Pause()
+			resume := sync.OnceFunc(server.Resume)
+			defer resume()
+			if err := c.write(); !errors.Is(err, store.ErrUnreachable) {
+				t.Fatalf("%v, want store.ErrUnreachable", err)
+			}
+			if db.Stamp(c.of) != before {
+				t.Error("its stamp moved while nobody can say what stands")
+			}
+			resume()
+			eventually(t, "its stamp moves", func() bool { return db.Stamp(c.of) != before })
+			eventually(t, "confirmed again", func() bool { return time.Since(db.Confirmed()) < time.Second })
+		})
+	}
 }
 
 func TestLease(t *testing.T) {

@@ -165,8 +165,8 @@ func (db *DB) Current(ctx context.Context) (pratique.Engine, time.Time, error) {
 
 // Advance implements store.Fleet. The word that stamps have to move is stored with
 // it: if this process dies before they do, Mend moves them.
-func (db *DB) Advance(ctx context.Context, e pratique.Engine, at time.Time) error {
-	defer db.changes.all()
+func (db *DB) Advance(ctx context.Context, e pratique.Engine, at time.Time) (err error) {
+	defer func() { db.changes.wroteAny(err) }()
 	word := db.word()
 	seq, err := scriptAdvance.Run(ctx, db.rdb, []string{db.key(fleetPart, "engines")}, engineName(e), nanos(at), word).Int64()
 	if err == nil && seq == 0 {

@@ -58,8 +58,8 @@ func (w *matchWriter) tell(ctx context.Context) error {
 	if w.writer != "" {
 		err = scriptWritten.Run(ctx, w.db.rdb, []string{w.db.key(fleetPart, "engines")}, w.writer, newToken()).Err()
 	}
-	if w.unsure {
-		w.db.changes.all()
+	if w.unsure != nil {
+		w.db.changes.wroteAny(w.unsure)
 	}
 	return errors.Join(err, w.db.tellOf(ctx, w.told))
 }
@@ -78,7 +78,7 @@ func (db *DB) tellOf(ctx context.Context, words map[string]string) error {
 	images, more, err := db.imagesWith(ctx, hashes, many)
 	switch {
 	case err != nil:
-		db.changes.all()
+		db.changes.wroteAny(err)
 		return err
 	case more:
 		err = db.everythingChanged(ctx)

@@ -103,7 +103,7 @@ type matchWriter struct {
 	writer  string
 	changed []string
 	told    map[string]string // of which stamps have to move, with the word that says so
-	unsure  bool              // something may have been stored besides
+	unsure  error             // why something may have been stored besides
 }
 
 // engine finds the number of e, which must be the latest engine. One that was never
@@ -285,7 +285,7 @@ func (w *matchWriter) say(ctx context.Context, sayings []saying) (again []string
 	})
 	replies, err := w.db.calls(ctx, scriptSay, calls)
 	if err != nil {
-		w.unsure = true // some may be stored: they have their word, and all stamps move here
+		w.unsure = err // some may be stored: they have their word, and all stamps move here
 		return nil, err
 	}
 	superseded := false

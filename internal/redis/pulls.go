@@ -54,14 +54,14 @@ func (db *DB) Record(ctx context.Context, ps []store.Pull) error {
 	}
 	out, err := db.runAll(ctx, append(calls, writes...))
 	if err != nil {
-		db.changes.tell(all)
+		db.changes.wrote(err, all)
 		return annotate(err, "pulls")
 	}
 	var first []digest.Digest
 	for _, cmd := range out[:len(calls)] {
 		moved, err := cmd.StringSlice()
 		if err != nil {
-			db.changes.tell(all)
+			db.changes.wrote(err, all)
 			return annotate(err, "pulls")
 		}
 		for _, d := range moved {

@@ -32,7 +32,7 @@ func (db *DB) PutReport(ctx context.Context, r pratique.Report) (out pratique.Re
 	if err := r.State.Validate(); err != nil {
 		return pratique.Report{}, annotate(err, "report on %s", r.Image)
 	}
-	defer db.changes.tell([]digest.Digest{r.Image})
+	defer func() { db.changes.wrote(err, []digest.Digest{r.Image}) }()
 	for range 4 * maxRereads {
 		out, err = db.putReport(ctx, r)
 		if !errors.Is(err, errMoved) && !errors.Is(err, errChunkGone) {

@@ -55,9 +55,9 @@ func (db *DB) SetTag(ctx context.Context, ref pratique.Ref, s store.TagState) er
 	return annotate(db.setTag(ctx, ref, s), "tag %s:%s", ref.Repository(), ref.Tag)
 }
 
-func (db *DB) setTag(ctx context.Context, ref pratique.Ref, s store.TagState) error {
+func (db *DB) setTag(ctx context.Context, ref pratique.Ref, s store.TagState) (err error) {
 	told := []digest.Digest{store.TagKey(ref)}
-	defer func() { db.changes.tell(told) }()
+	defer func() { db.changes.wrote(err, told) }()
 	state, before, err := db.putTag(ctx, ref, s, false, nil)
 	if err == nil && state == tagSame {
 		return nil
@@ -78,7 +78,7 @@ func (db *DB) setTag(ctx context.Context, ref pratique.Ref, s store.TagState) er
 	told = append(told, concerned.list()...)
 	_, before, err = db.putTag(ctx, ref, s, true, concerned)
 	if concerned.all {
-		db.changes.all()
+		db.changes.wroteAny(err)
 	}
 	if err != nil || concerned.all {
 		return err
@@ -91,7 +91,7 @@ func (db *DB) setTag(ctx context.Context, ref pratique.Ref, s store.TagState) er
 func (db *DB) tellRest(ctx context.Context, named []digest.Digest, told *concerned) error {
 	now, err := db.tagConcerns(ctx, named)
 	if err != nil {
-		db.changes.all()
+		db.changes.wroteAny(err)
 		return err
 	}
 	if now.all {
@@ -185,9 +185,9 @@ const seeBatch = 1000
 
 // SetTagList implements store.Tags. Tags are noted before the list that names them:
 // those of a list that is kept are noted.
-func (db *DB) SetTagList(ctx context.Context, ref pratique.Ref, tags []string, fetched time.Time) error {
+func (db *DB) SetTagList(ctx context.Context, ref pratique.Ref, tags []string, fetched time.Time) (err error) {
 	key := store.TagKey(pratique.Ref{Registry: ref.Registry, Repo: ref.Repo})
-	defer db.changes.tell([]digest.Digest{key})
+	defer func() { db.changes.wrote(err, []digest.Digest{key}) }()
 	return annotate(db.setTagList(ctx, ref, tags, fetched, key), "tags of %s", ref.Repository())
 }
 

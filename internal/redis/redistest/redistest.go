@@ -155,7 +155,7 @@ func Sentinel(tb testing.TB) (url string, master, replica *Server) {
 func SentinelAt(tb testing.TB, host string) (url string, master, replica *Server) {
 	tb.Helper()
 	Need(tb, "redis-sentinel")
-	open := []string{"--bind", host, "127.0.0.1", "--protected-mode", "no"}
+	open := []string{"--bind", host, "127.0.0.1", "--protected-mode", "no", "--appendfsync", "everysec", "--repl-diskless-sync-delay", "0"}
 	master = Start(tb, append(open, "--replica-announce-ip", host)...)
 	_, port, _ := net.SplitHostPort(master.Addr)
 	replica = Start(tb, append(open, "--replica-announce-ip", host, "--replicaof", host+" "+port)...)
@@ -177,14 +177,20 @@ func SentinelAt(tb testing.TB, host string) (url string, master, replica *Server
 		}
 		url += net.JoinHostPort(host, own)
 	}
-	until(tb, "the replica follows", func() error {
-		info, err := replica.Client().Info(tb.Context(), "replication").Result()
+	replica.Follows()
+	return url + "/m", master, replica
+}
+
+// Follows waits until a replica has what its master has.
+func (s *Server) Follows() {
+	s.tb.Helper()
+	until(s.tb, "the replica follows", func() error {
+		info, err := s.Client().Info(s.tb.Context(), "replication").Result()
 		if err == nil && !contains(info, "master_link_status:up") {
 			err = errors.New(info)
 		}
 		return err
 	})
-	return url + "/m", master, replica
 }
 
 func until(tb testing.TB, what string, ok func() error) {
