@@ -18,7 +18,7 @@ import (
 //	history_dump.go   func (db *DB) dumpsHistory() dumps  served, pulls, verdicts, exceptions, attestations, pushes, events, marks
 //	fleet_dump.go     func (db *DB) dumpsFleet() dumps    inventories, components, chunks, fleet, matches, scanned, reports
 //	queue_dump.go     func (db *DB) dumpsQueue() dumps    jobs, queue, runs
-//	shelf_dump.go     func (db *DB) dumpsShelf() dumps    databases
+//	wanted_dump.go    func (db *DB) dumpsShelf() dumps    databases
 //
 // such as
 //
@@ -48,8 +48,7 @@ import (
 // What they promise is with store.Dumper. Nobody else uses the state while Load runs,
 // so no versions need to move and nothing needs to be compared: plain pipelines
 // will do. A Load is called with at most some hundred records, or some MB of them.
-// Whole sequences are for storetest.Dump and storetest.Move, once all kinds are here:
-// dumpsHistory and dumpsShelf are not, so nothing can be moved from or to Redis yet.
+// Whole sequences are for storetest.Dump and storetest.Move.
 type (
 	dumps map[store.Kind]dump
 	dump  struct {
@@ -102,6 +101,10 @@ func (db *DB) Dump(ctx context.Context, kind store.Kind, after string) iter.Seq2
 				return
 			}
 		}
+		// What ends without having looked at ctx is cut off, not over.
+		if err := ctx.Err(); err != nil {
+			yield(store.Record{}, fmt.Errorf("dump %s: %w", kind, err))
+		}
 	}
 }
 
@@ -132,30 +135,42 @@ func (db *DB) dumpHash(ctx context.Context, name, after string, partOf func(key 
 			}
 		}
 		for n := first; n < partitions; n++ {
-			key := db.key(partNumber(n), name)
-			fields, err := db.hashFields(ctx, key)
+			from := ""
+			if n == first {
+				from = after
+			}
+			for r, err := range db.dumpFields(ctx, db.key(partNumber(n), name), from, record) {
+				if !yield(r, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// dumpFields yields a record for each field of one hash, sorted.
+func (db *DB) dumpFields(ctx context.Context, key, after string, record func(field, value string) (store.Record, error)) iter.Seq2[store.Record, error] {
+	return func(yield func(store.Record, error) bool) {
+		fields, err := db.hashFields(ctx, key)
+		if err != nil {
+			yield(store.Record{}, err)
+			return
+		}
+		fields = slices.DeleteFunc(fields, func(f string) bool { return f <= after })
+		for page := range slices.Chunk(fields, dumpPage) {
+			values, err := db.rdb.HMGet(ctx, key, page...).Result()
 			if err != nil {
 				yield(store.Record{}, err)
 				return
 			}
-			if n == first && after != "" {
-				fields = slices.DeleteFunc(fields, func(f string) bool { return f <= after })
-			}
-			for page := range slices.Chunk(fields, dumpPage) {
-				values, err := db.rdb.HMGet(ctx, key, page...).Result()
-				if err != nil {
-					yield(store.Record{}, err)
-					return
+			for i, v := range values {
+				value, ok := v.(string)
+				if !ok {
+					continue // removed since
 				}
-				for i, v := range values {
-					value, ok := v.(string)
-					if !ok {
-						continue // removed since
-					}
-					r, err := record(page[i], value)
-					if !yield(r, err) || err != nil {
-						return
-					}
+				r, err := record(page[i], value)
+				if !yield(r, err) || err != nil {
+					return
 				}
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
-	"slices"
 	"strconv"
 	"time"
 
@@ -28,32 +27,7 @@ func (db *DB) dumpsQueue() dumps {
 
 // dumpOne yields a record for each field of one hash of the queue, sorted.
 func (db *DB) dumpOne(ctx context.Context, name, after string, record func(field, value string) (store.Record, error)) iter.Seq2[store.Record, error] {
-	return func(yield func(store.Record, error) bool) {
-		key := db.key(queuePart, name)
-		fields, err := db.hashFields(ctx, key)
-		if err != nil {
-			yield(store.Record{}, err)
-			return
-		}
-		fields = slices.DeleteFunc(fields, func(f string) bool { return f <= after })
-		for page := range slices.Chunk(fields, dumpPage) {
-			values, err := db.rdb.HMGet(ctx, key, page...).Result()
-			if err != nil {
-				yield(store.Record{}, err)
-				return
-			}
-			for i, v := range values {
-				value, ok := v.(string)
-				if !ok {
-					continue // removed since
-				}
-				r, err := record(page[i], value)
-				if !yield(r, err) || err != nil {
-					return
-				}
-			}
-		}
-	}
+	return db.dumpFields(ctx, db.key(queuePart, name), after, record)
 }
 
 func (db *DB) dumpJobs(ctx context.Context, after string) iter.Seq2[store.Record, error] {

@@ -102,17 +102,21 @@ func (w *world) replica(adjust ...func(*Config)) *DB {
 // fresh is what suites open again and again, each time as another process.
 func fresh(url string) func(t *testing.T) func() *DB {
 	return func(t *testing.T) func() *DB {
-		w := newWorld(t, url)
-		var db *DB
-		return func() *DB {
-			if db != nil {
-				if err := db.Close(); err != nil {
-					t.Error(err)
-				}
+		return newWorld(t, url).reopened()
+	}
+}
+
+// reopened opens the state again and again, each time as another process.
+func (w *world) reopened() func() *DB {
+	var db *DB
+	return func() *DB {
+		if db != nil {
+			if err := db.Close(); err != nil {
+				w.t.Error(err)
 			}
-			db = w.replica()
-			return db
 		}
+		db = w.replica()
+		return db
 	}
 }
 
