@@ -6,16 +6,28 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+	"github.com/redis/go-redis/v9"
+
 	"pratique"
 	"pratique/store"
 )
 
 var _ store.Exceptions = (*DB)(nil)
 
-// exceptionsPart holds all exceptions: they are few, and read together.
-const exceptionsPart part = "exceptions"
+// exceptionsPart holds all exceptions: they are few, and read together. It is the
+// partition of store.ExceptionsKey, so that the script that writes one tells it too.
+const exceptionsPart part = "31"
 
 func (db *DB) exceptionsKey() string { return db.key(exceptionsPart, "exceptions") }
+
+// writeException calls a script that writes one, and tells everybody: this process also
+// when it failed.
+func (db *DB) writeException(ctx context.Context, script *redis.Script, args ...any) (done bool, err error) {
+	defer func() { db.changes.wrote(err, []digest.Digest{store.ExceptionsKey}) }()
+	args = append([]any{db.channel(changesChannel), string(exceptionsPart), string(store.ExceptionsKey)}, args...)
+	return db.durably(ctx, []string{db.exceptionsKey(), db.key(exceptionsPart, "version")}, script, args...)
+}
 
 // CreateException implements store.Exceptions. It returns nil when the exception is
 // on disk, as far as the server can tell (exceptions_durable.go).
@@ -24,7 +36,7 @@ func (db *DB) CreateException(ctx context.Context, e pratique.Exception) error {
 	if err != nil {
 		return annotate(err, "exception %s", e.ID)
 	}
-	created, err := db.durably(ctx, db.exceptionsKey(), scriptCreateException, e.ID, doc)
+	created, err := db.writeException(ctx, scriptCreateException, e.ID, doc)
 	if err == nil && !created {
 		err = store.ErrExists
 	}
@@ -61,7 +73,7 @@ func (db *DB) revoke(ctx context.Context, id, by, why string, when time.Time) (e
 			return e, false, err
 		}
 	}
-	revised, err = db.durably(ctx, db.exceptionsKey(), scriptReviseException, id, before, after)
+	revised, err = db.writeException(ctx, scriptReviseException, id, before, after)
 	return e, revised, err
 }
 

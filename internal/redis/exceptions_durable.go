@@ -137,12 +137,13 @@ const syncWait = 2 * time.Second
 // errNotSynced says that something was written and is not known to be on disk.
 var errNotSynced = fmt.Errorf("%w: written, but not known to be on disk: look whether it is there", store.ErrUnreachable)
 
-// durably calls a script that returns 0 or 1, on a connection of its own, and waits
-// there until what it wrote is on disk, if the server can tell: that is about the
-// writes of one connection. Where it cannot, a line in the log says what to set.
-func (db *DB) durably(ctx context.Context, key string, script *redis.Script, args ...any) (bool, error) {
+// durably calls a script about keys of one slot that returns 0 or 1, on a connection of
+// its own, and waits there until what it wrote is on disk, if the server can tell: that
+// is about the writes of one connection. Where it cannot, a line in the log says what
+// to set.
+func (db *DB) durably(ctx context.Context, keys []string, script *redis.Script, args ...any) (bool, error) {
 	for attempt := 0; ; attempt++ {
-		done, err := db.durablyOnce(ctx, key, script, args...)
+		done, err := db.durablyOnce(ctx, keys, script, args...)
 		cluster, ok := db.rdb.(*redis.ClusterClient)
 		if !ok || attempt == 3 || !redis.HasErrorPrefix(err, "MOVED") && !redis.HasErrorPrefix(err, "ASK") {
 			return done, away(ctx, err)
@@ -151,8 +152,8 @@ func (db *DB) durably(ctx context.Context, key string, script *redis.Script, arg
 	}
 }
 
-func (db *DB) durablyOnce(ctx context.Context, key string, script *redis.Script, args ...any) (bool, error) {
-	node, err := db.node(ctx, key)
+func (db *DB) durablyOnce(ctx context.Context, keys []string, script *redis.Script, args ...any) (bool, error) {
+	node, err := db.node(ctx, keys[0])
 	if err != nil {
 		return false, err
 	}
@@ -162,7 +163,7 @@ func (db *DB) durablyOnce(ctx context.Context, key string, script *redis.Script,
 	if err != nil {
 		return false, err
 	}
-	n, err := script.Run(ctx, conn, []string{key}, args...).Int()
+	n, err := script.Run(ctx, conn, keys, args...).Int()
 	if err != nil || n == 0 {
 		return false, err
 	}

@@ -37,7 +37,7 @@ const partitions = 64
 //	00…63    verdicts          hash    pulls_forget.go  verdicts that people may ask about, by id; as long as a pull names them
 //	00…63    verdicts.at       zset    pulls_forget.go  their ids by microseconds
 //	00…63    attestations      hash    attestations.go  what was verified, by digest
-//	exceptions exceptions      hash    exceptions.go  exceptions by id, for ever
+//	31       exceptions        hash    exceptions.go  exceptions by id, for ever
 //	pushes   pushes            hash    pushes.go    open pushes by Push.Key, until they are closed
 //	pushes   pushes.at         zset    pushes.go    them by time
 //	00…63    images            hash    catalog.go   a manifest's document, by digest (short); for ever, as all of these:

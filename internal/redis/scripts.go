@@ -914,22 +914,26 @@ changed(KEYS[1], ARGV[1], ARGV[2], {ARGV[3]})
 
 // scriptCreateException stores an exception.
 //
-//	KEYS 1 exceptions
-//	ARGV 1 id, 2 document
+//	KEYS 1 exceptions, 2 version
+//	ARGV 1 channel, 2 number of the partition, 3 name of the stamp, 4 id, 5 document
 //	returns 1, or 0 when the id is taken
-var scriptCreateException = redis.NewScript(`
-return redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
+var scriptCreateException = redis.NewScript(luaChanged + `
+if redis.call('HSETNX', KEYS[1], ARGV[4], ARGV[5]) == 0 then return 0 end
+changed(KEYS[2], ARGV[1], ARGV[2], {ARGV[3]})
+return 1
 `) //nolint:gochecknoglobals // see scriptChange
 
 // scriptReviseException replaces an exception by its successor. What is written back
 // unchanged is a write too: who waits for the disk after it waits for what was there.
 //
-//	KEYS 1 exceptions
-//	ARGV 1 id, 2 document that was read, 3 document
+//	KEYS 1 exceptions, 2 version
+//	ARGV 1 channel, 2 number of the partition, 3 name of the stamp, 4 id,
+//	     5 document that was read, 6 document
 //	returns 1, or 0 when another one is there
-var scriptReviseException = redis.NewScript(`
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+var scriptReviseException = redis.NewScript(luaChanged + `
+if redis.call('HGET', KEYS[1], ARGV[4]) ~= ARGV[5] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[4], ARGV[6])
+changed(KEYS[2], ARGV[1], ARGV[2], {ARGV[3]})
 return 1
 `) //nolint:gochecknoglobals // see scriptChange
 
