@@ -36,6 +36,8 @@ type chaosPull struct {
 	replica int
 	outcome outcome
 	took    time.Duration
+	known   bool   // this process had decided on the image before, and served what was asked for
+	path    string // within the image's repository
 	said    string // of failures
 }
 
@@ -49,7 +51,7 @@ type chaosLoad struct {
 	mu      sync.Mutex
 	pulls   []chaosPull
 	wrong   []string        // bytes and verdicts that must never be
-	decided map[string]bool // images of which some client knows the verdict
+	decided map[string]bool // process and what it was asked for and decided on
 }
 
 const (
@@ -109,23 +111,35 @@ func (l *chaosLoad) pull(replica int, i *crashImage, random *rand.Rand) outcome 
 	if random.IntN(2) == 0 {
 		reference = i.digest
 	}
-	o, said := l.get(replica, i, "/manifests/"+reference, i.digest)
-	switch o {
-	case served, refused:
-		l.mu.Lock()
-		l.decided[i.digest] = true
-		l.mu.Unlock()
-	}
+	process := l.f.replicas[replica].server
+	path := "/manifests/" + reference
+	o, said := l.get(replica, i, path, i.digest)
+	known := l.knows(process, i.name+path, o)
 	if o == served || i.refused { // the content of what is refused is tried whatever the answer was
 		b := i.blobs[random.IntN(len(i.blobs))]
 		if got, why := l.get(replica, i, "/blobs/"+b, b); o == served {
 			o, said = got, why
+			known = l.knows(process, i.name+"/blobs/"+b, o)
+			path = "/blobs/" + b
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.pulls = append(l.pulls, chaosPull{began.Sub(l.began), replica, o, time.Since(began), said})
+	l.pulls = append(l.pulls, chaosPull{began.Sub(l.began), replica, o, time.Since(began), known, path, said})
 	return o
+}
+
+// knows reports whether a replica's process had decided on what was asked for, and
+// notes that it did now.
+func (l *chaosLoad) knows(process *process, what string, o outcome) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	what = fmt.Sprint(process.cmd.Process.Pid, " ", what)
+	before := l.decided[what]
+	if o == served || o == refused {
+		l.decided[what] = true
+	}
+	return before
 }
 
 func (l *chaosLoad) get(replica int, i *crashImage, path, d string) (outcome, string) {

@@ -209,7 +209,7 @@ func (m *verdicts) vouched(ref pratique.Ref, client netip.Addr) (pratique.Decisi
 		return pratique.Decision{}, false
 	}
 	e, ok := m.vouchers.get(contentKey(ref, ref.Digest))
-	if !ok || e.stamp != m.stamps.Stamp(ref.Digest) {
+	if !ok || e.stamp != m.stamps.Stamp(ref.Digest) && !m.lasting(e) {
 		return pratique.Decision{}, false
 	}
 	at := ref.At(e.holder.Digest)
@@ -218,4 +218,12 @@ func (m *verdicts) vouched(ref pratique.Ref, client netip.Addr) (pratique.Decisi
 		return pratique.Decision{}, false
 	}
 	return pratique.Decision{Ref: at, Image: e.holder, Verdict: v}, true
+}
+
+// lasting reports whether who let a blob through is asked again though the blob's
+// holders may be others by now: while the state is away nobody can say, and another
+// image that shares the layer takes nothing away from this one. An artifact must not
+// vouch where an image may have come to.
+func (m *verdicts) lasting(e voucherEntry) bool {
+	return m.lastFor > 0 && e.holder.Runnable() && m.reach.away()
 }

@@ -60,6 +60,24 @@ func (r *replica) warmAgain() {
 	}
 }
 
+// Just before the state goes away somebody pulls another image with the same layers:
+// which may name them is not known any more, that this one does is.
+func TestSharedLayerWhileAway(t *testing.T) {
+	r := newReplica(t, func(cfg *proxy.GateConfig) { cfg.Failure, cfg.Hold = proxy.FailureServeLast, time.Second })
+	r.warm()
+	for _, layer := range []string{r.layer("good"), r.layer("bad")} {
+		r.remote.stamps.Changed(digest.Digest(strings.TrimPrefix(layer, "blobs/")))
+	}
+	r.remote.away()
+	r.want(r.layer("good"), http.StatusOK)
+	r.want(r.layer("bad"), http.StatusServiceUnavailable) // another image might let it through
+	r.remote.stamps.Changed(r.good)
+	r.want(r.layer("good"), http.StatusServiceUnavailable)
+	r.remote.back()
+	r.want(r.layer("good"), http.StatusOK)
+	r.want(r.layer("bad"), http.StatusForbidden)
+}
+
 // TestStateAway: what was decided before goes on in one mode, nothing in the other;
 // what is not known is neither served nor denied. Nobody waits, nothing is asked of
 // the state, and nothing has to be done when it is back.
