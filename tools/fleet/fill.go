@@ -20,7 +20,6 @@ import (
 
 	"pratique"
 	"pratique/internal/config"
-	"pratique/internal/sqlite"
 	"pratique/scanner"
 	"pratique/scanner/database"
 	"pratique/scanner/match"
@@ -40,12 +39,14 @@ type facts struct {
 	} `json:"fleet"`
 	Seconds  float64  `json:"seconds"`
 	Bytes    int64    `json:"stateBytes"`
+	Commands int      `json:"commands,omitempty"` // of Redis
+	Busy     float64  `json:"busy,omitempty"`     // seconds in which Redis carried them out
 	Reserved []string `json:"reserved"`
 	// Keys are the pratique.Component.Keys of what the fleet holds.
 	Keys []string `json:"keys"`
 }
 
-// fill makes DIR/state.db and DIR/db of a model, the way that a server makes them:
+// fill makes DIR/state.db, or what a Redis and DIR/storage hold, and DIR/db of a model, the way that a server makes them:
 // every image is linked and scanned. Only the content is not read but made up.
 func fill(ctx context.Context, m *model, archive, analyzer, dir string, log io.Writer) (facts, error) {
 	began := time.Now()
@@ -60,8 +61,7 @@ func fill(ctx context.Context, m *model, archive, analyzer, dir string, log io.W
 	if f.key, err = workerKey(ctx, analyzer); err != nil {
 		return facts{}, err
 	}
-	path := filepath.Join(dir, "state.db")
-	if f.DB, err = sqlite.Open(ctx, path); err != nil {
+	if f.state, err = openState(ctx, dir, m.Redis); err != nil {
 		return facts{}, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
@@ -72,9 +72,15 @@ func fill(ctx context.Context, m *model, archive, analyzer, dir string, log io.W
 	}
 	out := f.facts()
 	out.Seconds = time.Since(began).Seconds()
-	if info, err := os.Stat(path); err == nil {
+	if info, err := os.Stat(filepath.Join(dir, "state.db")); err == nil {
 		out.Bytes = info.Size()
 	}
+	w, err := workOf(ctx, m.Redis)
+	if err != nil {
+		return facts{}, err
+	}
+	out.Bytes += int64(w.Bytes)
+	out.Commands, out.Busy = w.Commands, w.Busy
 	raw, err := json.Marshal(out)
 	if err != nil {
 		return facts{}, err
@@ -99,7 +105,7 @@ func workerKey(ctx context.Context, path string) (string, error) {
 
 // filler is a scanner's world: the state, and content that is made up.
 type filler struct {
-	*sqlite.DB
+	state
 	m   *model
 	key string
 	log io.Writer
@@ -234,7 +240,7 @@ func (f *filler) PutInventory(ctx context.Context, d digest.Digest, analyzer str
 	if !ok {
 		return nil
 	}
-	if err := f.DB.PutInventory(ctx, d, analyzer, inv); err != nil {
+	if err := f.state.PutInventory(ctx, d, analyzer, inv); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -245,7 +251,7 @@ func (f *filler) PutInventory(ctx context.Context, d digest.Digest, analyzer str
 
 // PutImage implements store.Components, and counts.
 func (f *filler) PutImage(ctx context.Context, image digest.Digest, cs []pratique.Component, os []pratique.Occurrence) error {
-	if err := f.DB.PutImage(ctx, image, cs, os); err != nil {
+	if err := f.state.PutImage(ctx, image, cs, os); err != nil {
 		return err
 	}
 	f.mu.Lock()

@@ -19,7 +19,7 @@
 // fleet holds as well as of the others, one advisory differs, in one of five ways.
 //
 // update has the parts of a server (state, matcher, database, rescanner) adopt it and
-// measures what follows. It changes DIR.
+// measures what follows. It changes DIR, or with -redis the fleet there.
 //
 // plot draws lines as SVG.
 package main
@@ -63,6 +63,7 @@ func fillCommand(ctx context.Context, args []string) error {
 	fs.IntVar(&p.Components, "components", 200_000, "how many distinct packages in application layers, about; those of operating systems come on top")
 	fs.IntVar(&p.Marked, "marked", 100, "how many images hold the reserved packages")
 	fs.Uint64Var(&p.Seed, "seed", 1, "another fleet for another number")
+	fs.StringVar(&p.Redis, "redis", "", "URL of a Redis, which should be empty, to fill instead of DIR/state.db")
 	inventories := fs.String("inventories", "testdata/database/inventories.jsonl.zst", "inventories of real images")
 	archive := fs.String("database", "", "vulnerability database, .tar.gz")
 	analyzer := fs.String("analyzer", "bin/pratique-analyzer", "the analyzer in whose name inventories are stored")

@@ -20,6 +20,8 @@ type plan struct {
 	Seed       uint64 `json:"seed"`
 	// Marked is how many images hold the reserved packages, which no other does.
 	Marked int `json:"marked"`
+	// Redis is the URL of the state. If empty, it is a file.
+	Redis string `json:"redis,omitempty"`
 }
 
 // reservedKeys is how many packages only the marked images hold; fewer where the

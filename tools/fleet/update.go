@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"pratique/internal/sqlite"
 	"pratique/scanner"
 	"pratique/scanner/database"
 	"pratique/scanner/match"
@@ -37,6 +36,10 @@ type measured struct {
 	Matched    int                `json:"matched,omitempty"` // by the full pass
 	Different  int                `json:"different"`         // found by the full pass
 	RSS        int64              `json:"rss"`               // MiB, the most of the process
+	// What Redis had to do with it, of the rescan, of the reading and of the full pass.
+	Redis     work `json:"redis,omitzero"`
+	RedisRead work `json:"redisRead,omitzero"`
+	RedisFull work `json:"redisFull,omitzero"`
 }
 
 // differ is database.Database as scheduler.Differ.
@@ -52,6 +55,7 @@ func updateCommand(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("update", flag.ContinueOnError)
 	dir := fs.String("dir", "", "the fleet's directory, which is changed")
 	next := fs.String("database", "", "newer database, .tar.gz")
+	url := fs.String("redis", "", "URL of the Redis that was filled")
 	full := fs.Bool("full", false, "make a full pass afterwards")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -59,7 +63,7 @@ func updateCommand(ctx context.Context, args []string) error {
 	if *dir == "" || *next == "" {
 		return errors.New("update needs -dir and -database")
 	}
-	m, err := update(ctx, *dir, *next, *full)
+	m, err := update(ctx, *dir, *url, *next, *full)
 	if err != nil {
 		return err
 	}
@@ -67,9 +71,9 @@ func updateCommand(ctx context.Context, args []string) error {
 }
 
 // update has the parts of a server adopt a database and follow it.
-func update(ctx context.Context, dir, archive string, full bool) (out measured, err error) {
+func update(ctx context.Context, dir, url, archive string, full bool) (out measured, err error) {
 	quiet := slog.New(slog.DiscardHandler)
-	state, err := sqlite.Open(ctx, filepath.Join(dir, "state.db"))
+	state, err := openState(ctx, dir, url)
 	if err != nil {
 		return out, err
 	}
@@ -103,14 +107,14 @@ func update(ctx context.Context, dir, archive string, full bool) (out measured, 
 		return out, err
 	}
 	used := cpu()
-	if out.Rescan, err = seconds(func() error { return r.Rescan(ctx) }); err != nil {
+	if out.Rescan, out.Redis, err = worked(ctx, url, func() error { return r.Rescan(ctx) }); err != nil {
 		return out, err
 	}
 	out.CPU, out.Phases = cpu()-used, phases(metrics)
 	for k, v := range before {
 		out.Phases[k] -= v
 	}
-	out.Read, err = seconds(func() error {
+	out.Read, out.RedisRead, err = worked(ctx, url, func() error {
 		changed, err := state.Near(ctx, changed)
 		if err != nil {
 			return err
@@ -124,7 +128,7 @@ func update(ctx context.Context, dir, archive string, full bool) (out measured, 
 	})
 	if err == nil && full {
 		var p scheduler.Pass
-		out.FullPass, err = seconds(func() error { p, err = r.FullPass(ctx); return err })
+		out.FullPass, out.RedisFull, err = worked(ctx, url, func() error { p, err = r.FullPass(ctx); return err })
 		out.Matched, out.Different = p.Components, p.Differences
 	}
 	out.RSS = usage().Maxrss >> 10

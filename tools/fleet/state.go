@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"pratique/internal/redis"
+	"pratique/internal/sqlite"
+	"pratique/store"
+)
+
+// state is where a fleet is: DIR/state.db, or a Redis with documents in DIR/storage.
+type state interface {
+	store.Catalog
+	store.Tags
+	store.Pulls
+	store.Inventories
+	store.Components
+	store.Reports
+	store.Fleet
+	store.Near
+	Close() error
+}
+
+// work is what a Redis did so far.
+type work struct {
+	Commands int     // those inside scripts too
+	Busy     float64 // seconds in which it carried them out
+	Bytes    int     // that it holds now
+}
+
+func openState(ctx context.Context, dir, url string) (state, error) {
+	if url == "" {
+		return sqlite.Open(ctx, filepath.Join(dir, "state.db"))
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	blobs, err := store.OpenBlobs(ctx, store.BlobsConfig{Parameters: map[string]any{"rootdirectory": filepath.Join(dir, "storage")}, Log: quiet})
+	if err != nil {
+		return nil, err
+	}
+	db, err := redis.Open(ctx, redis.Config{URL: url, Documents: blobs, Timeout: time.Minute, Log: quiet})
+	if err != nil {
+		return nil, errors.Join(err, blobs.Close())
+	}
+	return shared{db, blobs}, nil
+}
+
+// shared is a state in Redis with the store of its documents.
+type shared struct {
+	*redis.DB
+	blobs *store.Blobs
+}
+
+func (s shared) Close() error { return errors.Join(s.DB.Close(), s.blobs.Close()) }
+
+// workOf asks a Redis, alone at this address, what it did. Of no Redis it is nothing.
+func workOf(ctx context.Context, url string) (w work, err error) {
+	if url == "" {
+		return w, nil
+	}
+	options, err := goredis.ParseURL(url)
+	if err != nil {
+		return w, err
+	}
+	c := goredis.NewClient(options)
+	defer func() { err = errors.Join(err, c.Close()) }()
+	info, err := c.InfoMap(ctx, "memory", "commandstats").Result()
+	if err != nil {
+		return w, err
+	}
+	if w.Bytes, err = strconv.Atoi(info["Memory"]["used_memory"]); err != nil {
+		return w, err
+	}
+	for _, stats := range info["Commandstats"] {
+		for field := range strings.SplitSeq(stats, ",") {
+			name, value, _ := strings.Cut(field, "=")
+			n, _ := strconv.ParseFloat(value, 64) // those that are none are not asked for
+			switch name {
+			case "calls":
+				w.Commands += int(n)
+			case "usec":
+				w.Busy += n / 1e6
+			}
+		}
+	}
+	return w, nil
+}
+
+// worked is seconds, with what Redis did meanwhile.
+func worked(ctx context.Context, url string, f func() error) (took float64, w work, err error) {
+	before, err := workOf(ctx, url)
+	if err != nil {
+		return 0, w, err
+	}
+	if took, err = seconds(f); err != nil {
+		return took, w, err
+	}
+	w, err = workOf(ctx, url)
+	return took, work{w.Commands - before.Commands, w.Busy - before.Busy, w.Bytes}, err
+}
