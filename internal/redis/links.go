@@ -130,6 +130,9 @@ func (db *DB) named(ctx context.Context, ds []digest.Digest) error {
 // ended counts as linked. What nothing names is asked of every repository besides.
 func (db *DB) Unlinked(ctx context.Context, ds []digest.Digest) ([]digest.Digest, error) {
 	out, err := db.unlinked(ctx, ds)
+	if err == nil && len(out) > 0 {
+		err = db.ensureKept(ctx) // after the question: what was lost before it is found out
+	}
 	if err != nil {
 		return nil, annotate(err, "unlinked blobs")
 	}
@@ -253,6 +256,9 @@ func (db *DB) Discard(ctx context.Context, d digest.Digest, remove func() error)
 	token := db.cfg.Replica + " " + randomName()
 	for {
 		free, claims, err := db.free(ctx, d)
+		if err == nil && free {
+			err = db.ensureKept(ctx)
+		}
 		if err != nil || !free {
 			return annotate(err, "discard %s", d)
 		}

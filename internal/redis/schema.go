@@ -15,6 +15,8 @@ import (
 //	version  the newest schema that was ever written
 //	oldest   the oldest whose releases may still write
 //
+// and, of other files, move (move.go), lost and rebuild (rebuild.go).
+//
 // A release whose schema is above version brings the state forward, step by step,
 // while older releases go on; one whose schema is below oldest does not open it, and
 // stops using it when that comes about while it runs.
@@ -41,6 +43,9 @@ func (db *DB) schemaKey() string { return db.cfg.Prefix + ":{schema}" }
 func (db *DB) ensureSchema(ctx context.Context) error {
 	key := db.schemaKey()
 	first := db.schema
+	if err := db.noteLost(ctx); err != nil {
+		return err
+	}
 	if err := db.rdb.HSetNX(ctx, key, "version", first).Err(); err != nil {
 		return err
 	}
