@@ -1,0 +1,62 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pratique/internal/redis/redistest"
+	"pratique/tools/images"
+)
+
+// TestRebuild loses all that Redis held. What is made anew from the object store
+// decides as before, and no upstream is asked for bytes.
+func TestRebuild(t *testing.T) {
+	t.Parallel()
+	up := StartUpstream(t)
+	server := redistest.Start(t)
+	extra := startObjects(t, "127.0.0.1").storage("") + fmt.Sprintf("state: {redis: {url: %q}}\n", server.URL())
+	p := StartPratique(t, up, Options{Extra: extra})
+	samples := map[string]bool{images.Clean: true, images.MultiArch: true, images.Vulnerable: false} // served or not
+	pull := func(when string) {
+		t.Helper()
+		for sample, served := range samples {
+			r := run(t, exec.Command(binary(t, "crane"), "pull", "--insecure", p.Registry+"/docker.io/"+sample, filepath.Join(workdir(t, "pull"), "image.tar")))
+			if (r.exit == 0) != served || !served && !strings.Contains(r.output, "DENIED") {
+				t.Errorf("%s, %s: exit %d, %s", sample, when, r.exit, r.output)
+			}
+		}
+	}
+	rebuild := func(want string, args ...string) {
+		t.Helper()
+		if r := p.Command(t, append([]string{"rebuild", "--config", p.config()}, args...)...); !strings.Contains(r.output, want) || (r.exit == 0) != strings.HasPrefix(want, "links ") {
+			t.Errorf("rebuild %v: exit %d, want %q\n%s", args, r.exit, want, r.output)
+		}
+	}
+	pull("at first")
+	rebuild("use the state")
+	p.Stop()
+	rebuild("the target is not empty")
+	links := server.Client().DBSize(t.Context()).Val()
+	if err := server.Client().FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	up.Forget()
+	rebuild("links ")
+	if now := server.Client().DBSize(t.Context()).Val(); now == 0 || now > links {
+		t.Errorf("%d keys after it, %d before", now, links)
+	}
+	p.Start(t)
+	pull("made anew")
+	for _, r := range up.Requests() {
+		if r.Blob() {
+			t.Errorf("the upstream was asked for bytes: %s", r)
+		}
+	}
+	// All that was pulled is there already.
+	rebuild("links      0 made", "--merge")
+}
