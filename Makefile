@@ -19,9 +19,9 @@ ANALYZE := CGO_ENABLED=0 GOEXPERIMENT=jsonv2
 ANALYZE_PACKAGES := ./scanner/analyze/... ./cmd/pratique-analyzer/...
 
 # Commands that tests start, and the Debian packages that bring them.
-E2E_TOOLS := skopeo=skopeo podman=podman buildah=buildah containerd=containerd ctr=containerd runc=runc busybox=busybox-static
+E2E_TOOLS := ip=iproute2 skopeo=skopeo podman=podman buildah=buildah containerd=containerd ctr=containerd runc=runc busybox=busybox-static
 BENCH_TOOLS := wrk=wrk nginx=nginx-light
-REDIS_TOOLS := redis-server=redis-server redis-sentinel=redis-sentinel
+REDIS_TOOLS := redis-cli=redis-tools redis-server=redis-server redis-sentinel=redis-sentinel
 
 .PHONY: help
 help: ## list the tasks
@@ -46,7 +46,16 @@ test: tools ## unit and component tests of every package
 
 .PHONY: e2e
 e2e: tools build peers bin/demo bin/fleet bin/testsum ## the real binaries against a stock registry, with crane, skopeo, podman and containerd (as root)
-	@$(GO) test -tags e2e -count=1 -parallel 8 -timeout 20m -json ./e2e/... | bin/testsum -suite e2e
+	@failed=0; \
+	  $(GO) test -tags e2e -count=1 -parallel 8 -timeout 20m -json ./e2e/... | bin/testsum -suite e2e || failed=1; \
+	  $(GO) test -tags e2e,chaos -count=1 -run '^TestChaos$$' -timeout 10m -json ./e2e | bin/testsum -suite chaos || failed=1; \
+	  exit $$failed
+
+CHAOS_SECONDS ?= 300
+
+.PHONY: chaos
+chaos: tools build bin/versitygw ## three replicas under load while everything fails (5 minutes); writes the table and the plot of docs/reliability.md (as root)
+	CHAOS_REPORT=1 CHAOS_SECONDS=$(CHAOS_SECONDS) $(GO) test -tags e2e,chaos -count=1 -timeout 1h -run '^TestChaos$$' -v ./e2e
 
 ROUNDS ?= 300
 
@@ -59,7 +68,7 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt -w these:" $$unformatted; exit 1; fi
 	$(GO) vet ./...
-	$(GO) vet -tags e2e,bench,clients ./e2e/...
+	$(GO) vet -tags e2e,bench,chaos,clients ./e2e/...
 	$(GO) -C tools/peers vet ./...
 	$(GO) -C tools/helm vet ./...
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run

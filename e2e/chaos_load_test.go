@@ -204,6 +204,19 @@ func (l *chaosLoad) between(from, to time.Duration) []chaosPull {
 	return out
 }
 
+// known counts the pulls of what the replica had decided on, and those that were 503.
+func (l *chaosLoad) known(ph phase) (asked, lost int) {
+	for _, p := range l.between(ph.from, ph.to) {
+		if p.known {
+			asked++
+			if p.outcome == unavailable {
+				lost++
+			}
+		}
+	}
+	return asked, lost
+}
+
 // settle asks every replica for every image until each has decided on each: no scan
 // was lost.
 func (l *chaosLoad) settle(t *testing.T) {

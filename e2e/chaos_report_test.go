@@ -24,13 +24,10 @@ func (c *judged) table() string {
 	for _, ph := range c.phases {
 		ps := c.load.between(ph.from, ph.to)
 		var n [outcomes]int
-		known := 0
+		_, known := c.load.known(ph)
 		var took []time.Duration
 		for _, p := range ps {
 			n[p.outcome]++
-			if p.known && p.outcome == unavailable {
-				known++
-			}
 			if p.outcome == served {
 				took = append(took, p.took)
 			}

@@ -220,6 +220,9 @@ func (f *fleet) judge(t *testing.T, l *chaosLoad, phases []phase) *judged {
 	}
 	said := map[string]int{}
 	for n, ph := range phases {
+		if asked, lost := l.known(ph); ph.d != nil && lost > asked/10 {
+			t.Errorf("%s: %d of %d pulls of what a replica had decided on were answered with 503 (serve-last)", ph.name, lost, asked)
+		}
 		for _, p := range l.between(ph.from, ph.to) {
 			after := n > 0 && p.at < ph.from+slack && phases[n-1].allows(p)
 			into := n+1 < len(phases) && p.at+p.took >= ph.to && phases[n+1].allows(p)
