@@ -58,7 +58,7 @@ func commands() []command {
 	commands = append(commands, cacheCommands()...)
 	commands = append(commands, jobCommands()...)
 	commands = append(commands, scheduleCommands()...)
-	commands = append(commands, rebuildCommand())
+	commands = append(commands, rebuildCommand(), migrateCommand())
 	return append(commands, policyCheckCommand(), policyTestCommand(), policySimulateCommand(), dbStatusCommand(), dbImportCommand(), dbExportCommand(), dbDiffCommand(), dbRollbackCommand(),
 		configCheckCommand(), nodesConfigCommand(), nodesDoctorCommand(), versionCommand(),
 	)

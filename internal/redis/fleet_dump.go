@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 
 	"pratique"
 	"pratique/internal/packed"
@@ -89,16 +90,18 @@ func (db *DB) loadInventories(ctx context.Context, rs []store.Record) error {
 	if err != nil {
 		return err
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(documentsAtOnce)
 	for _, v := range docs {
-		doc, err := db.Encode(v.Inventory)
-		if err == nil {
-			err = db.docs.PutDocument(ctx, inventoryName(v.Digest, v.Analyzer), doc)
-		}
-		if err != nil {
+		group.Go(func() error {
+			doc, err := db.Encode(v.Inventory)
+			if err == nil {
+				err = db.docs.PutDocument(ctx, inventoryName(v.Digest, v.Analyzer), doc)
+			}
 			return err
-		}
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
 func (db *DB) dumpComponents(ctx context.Context, after string) iter.Seq2[store.Record, error] {

@@ -59,12 +59,71 @@ func (db *DB) NoteMove(ctx context.Context, m store.Move) error {
 }
 
 // EndMove implements store.MoveTarget. What was loaded is on disk when it returns,
-// as far as the server keeps anything there.
+// as far as the server keeps anything there. What was lost before is made up for.
 func (db *DB) EndMove(ctx context.Context) error {
-	if err := db.rdb.HDel(ctx, db.schemaKey(), moveField).Err(); err != nil {
+	err := db.sync(ctx)
+	if err == nil {
+		err = db.rdb.HDel(ctx, db.schemaKey(), moveField, lostField).Err()
+	}
+	if err != nil {
 		return fmt.Errorf("note of a move: %w", err)
 	}
 	return nil
+}
+
+// everySecond is how long it takes, without a disk that hangs, until a server with
+// appendfsync everysec has written to disk what it answered.
+const everySecond = 2 * time.Second
+
+// movedWait is how long a disk may take for all that a move wrote.
+const movedWait = time.Minute
+
+// sync waits until what was written is on disk at every server that has some of it, where
+// the servers can tell.
+func (db *DB) sync(ctx context.Context) error {
+	seen := make(map[string]bool)
+	for n := range partitions {
+		key := db.key(partNumber(n), "version")
+		node, err := db.node(ctx, key)
+		if err != nil {
+			return err
+		}
+		if address := node.Options().Addr; seen[address] {
+			continue
+		} else {
+			seen[address] = true
+		}
+		if err := syncNode(ctx, node, key); err != nil {
+			return away(ctx, err)
+		}
+	}
+	return nil
+}
+
+// syncNode writes something on a connection of its own, and waits for the disk there:
+// files are in the order of writes.
+func syncNode(ctx context.Context, node *redis.Client, key string) error {
+	conn := node.WithTimeout(movedWait + time.Second).Conn()
+	defer conn.Close()
+	promise, err := durability(ctx, conn.Process)
+	if err == nil && promise == DurableEverySecond {
+		select {
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		case <-time.After(everySecond):
+		}
+	}
+	if err != nil || promise != DurableWaited {
+		return err
+	}
+	if err := conn.IncrBy(ctx, key, 0).Err(); err != nil {
+		return err
+	}
+	synced, err := conn.WaitAOF(ctx, 1, 0, movedWait).Result()
+	if err == nil && (len(synced) == 0 || synced[0] < 1) {
+		err = errNotSynced
+	}
+	return err
 }
 
 // Fingerprint implements store.MoveSource: the versions of all partitions.
@@ -78,30 +137,27 @@ func (db *DB) Fingerprint(ctx context.Context) (string, error) {
 }
 
 // ownWord is for how long Others waits until this process' own subscription is
-// counted.
+// counted, and one that has just ended is not.
 const ownWord = 2 * time.Second
 
 // Others counts the other processes that use the state now: those that listen to its
 // changes.
 func (db *DB) Others(ctx context.Context) (int, error) {
-	end := time.Now().Add(ownWord)
+	end, one := time.Now().Add(ownWord), false
 	for {
 		n, err := db.listeners(ctx)
 		if err != nil {
 			return 0, fmt.Errorf("processes that use the state: %w", err)
 		}
-		if n > 1 || time.Now().After(end) {
+		// One, and it may be another's: this process has asked, and is not counted yet.
+		if n <= 1 && one || time.Now().After(end) {
 			return max(0, n-1), nil
 		}
-		// One, and it may be another's: this process has asked, and is not counted yet.
+		one = n <= 1
 		select {
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		case <-time.After(ownWord / 4):
-		}
-		if n == 1 {
-			n, err = db.listeners(ctx)
-			return max(0, n-1), err
 		}
 	}
 }

@@ -163,6 +163,11 @@ func (db *DB) open(ctx context.Context) error {
 	if err := db.startChanges(ctx); err != nil {
 		return err
 	}
+	// Who moves a state here notes it, and then looks who listens.
+	if err := db.ensureWhole(ctx); err != nil {
+		db.changes.stop()
+		return err
+	}
 	if err := db.startQueue(ctx); err != nil {
 		db.changes.stop()
 		return err

@@ -21,14 +21,8 @@ type Movable interface {
 func Move[T, U Movable](t *testing.T, from Fresh[T], to Fresh[U]) {
 	filled := func(t *testing.T) (Dumpable, *happenings, func() Dumpable) {
 		open := from(t)
-		l := newLife(t, 1, func() Dumpable { return open() })
-		h := &happenings{t: t, random: rand.New(rand.NewPCG(1, 7)), s: l.s}
-		for range 12 {
-			l.step()
-			h.s = l.s
-			h.step()
-		}
-		return l.s, h, func() Dumpable { return open() }
+		h := fill(t, func() Dumpable { return open() })
+		return h.s, h, func() Dumpable { return open() }
 	}
 	t.Run("Interrupted", func(t *testing.T) {
 		source, h, _ := filled(t)
@@ -88,6 +82,23 @@ func Move[T, U Movable](t *testing.T, from Fresh[T], to Fresh[U]) {
 		target.kind = ""
 		mustBe(t, store.MoveState(t.Context(), source.(store.MoveSource), target, store.MoveConfig{}))
 	})
+}
+
+// Fill stores something of every kind but those of the queue. It calls open several
+// times, each time as another process, and leaves open what it was given last.
+func Fill[T Dumpable](t *testing.T, open func() T) {
+	fill(t, func() Dumpable { return open() })
+}
+
+func fill(t *testing.T, open func() Dumpable) *happenings {
+	l := newLife(t, 1, open)
+	h := &happenings{t: t, random: rand.New(rand.NewPCG(1, 7)), s: l.s}
+	for range 12 {
+		l.step()
+		h.s = l.s
+		h.step()
+	}
+	return h
 }
 
 // cutting fails after some loads, before or after it did what it was asked for.
