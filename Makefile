@@ -79,8 +79,8 @@ check: ## gofmt, vet, lint, race tests, modules and generated files clean
 	PRATIQUE_ANALYZER=$(CURDIR)/bin/pratique-analyzer $(GO) test -race -json ./... | bin/testsum -suite race
 
 .PHONY: bench
-bench: build peers ## measure Pratique and its peers in one run (about eight minutes; a quiet machine) and write docs/benchmarks.md
-	@tools/apt.sh $(BENCH_TOOLS)
+bench: build peers ## measure Pratique and its peers in one run (about twelve minutes; a quiet machine) and write docs/benchmarks.md
+	@tools/apt.sh $(BENCH_TOOLS) $(REDIS_TOOLS)
 	$(GO) test -tags e2e,bench -count=1 -timeout 20m -run '^TestBench$$' ./e2e
 
 .PHONY: bench-fleet

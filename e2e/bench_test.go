@@ -31,19 +31,25 @@ func (b *bench) printf(format string, args ...any) {
 }
 
 // TestBench measures Pratique beside its peers in one run on one machine and
-// writes docs/benchmarks.md. It fails when somebody answers anything but 200 or
-// a blob is fetched twice; the times are for people to judge.
+// writes docs/benchmarks.md. It fails when somebody answers anything but 200, a blob
+// is fetched twice, or a warm pull reads from Redis; the times are for people to
+// judge. BENCH_ONLY names one part (warm, gate, many, pull, memory, replicas) to be
+// measured and printed alone.
 func TestBench(t *testing.T) {
 	need(t, "wrk")
 	b := &bench{t: t, upstream: startBenchUpstream(t)}
 	b.printf("%s, %d CPUs (%s), Linux %s, %s, nginx %s, load before the run %s.\n\n", time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), cpuModel(),
 		strings.TrimSpace(read("/proc/sys/kernel/osrelease")), runtime.Version(), nginxVersion(t), strings.Join(strings.Fields(read("/proc/loadavg"))[:1], ""))
-	b.warm()
-	b.gate()
-	b.many()
-	b.pull()
-	b.memory()
-	if !t.Failed() {
+	only := os.Getenv("BENCH_ONLY")
+	for _, part := range []struct {
+		name string
+		run  func()
+	}{{"warm", b.warm}, {"gate", b.gate}, {"many", b.many}, {"pull", b.pull}, {"memory", b.memory}, {"replicas", b.replicas}} {
+		if only == "" || only == part.name {
+			part.run()
+		}
+	}
+	if only == "" && !t.Failed() {
 		writeBenchmarks(t, b.text.String())
 	}
 }

@@ -202,6 +202,11 @@ var (
 // wrk asks url for a while.
 func wrk(t *testing.T, url string, w work, server *process) sample {
 	t.Helper()
+	return wrkFor(t, url, w, server, duration)
+}
+
+func wrkFor(t *testing.T, url string, w work, server *process, duration time.Duration) sample {
+	t.Helper()
 	before := cpu(t, server)
 	cmd := exec.Command("wrk", "-t1", "-c"+strconv.Itoa(w.clients), "-d"+duration.String(), "--timeout", "30s", "-H", "Accept: "+accept, url)
 	r := run(t, cmd)
