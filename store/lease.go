@@ -69,7 +69,7 @@ func hold(ctx context.Context, lease Lease, work func(ctx context.Context) error
 	defer lease.Release()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()
+	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })() //nolint:contextcheck // both end it
 	err := work(ctx)
 	if errors.Is(context.Cause(ctx), ErrLost) {
 		return errors.Join(ErrLost, err)

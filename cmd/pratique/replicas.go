@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -165,19 +166,15 @@ func (d duties) group(name string, parts ...rungroup.Part) rungroup.Part {
 			defer d.log.DebugContext(ctx, "duty given back", "duty", name)
 			ctx, cancel := context.WithCancelCause(ctx)
 			defer cancel(nil)
-			ended := make(chan error, len(parts))
+			var running sync.WaitGroup
 			for _, p := range parts {
-				go func() {
-					err := p.Run(ctx)
-					if err != nil && ctx.Err() == nil {
+				running.Go(func() {
+					if err := p.Run(ctx); err != nil && ctx.Err() == nil {
 						cancel(fmt.Errorf("%s: %w", p.Name, err))
 					}
-					ended <- nil
-				}()
+				})
 			}
-			for range parts {
-				<-ended
-			}
+			running.Wait()
 			if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 				return err
 			}

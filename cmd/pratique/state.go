@@ -6,7 +6,7 @@ import (
 )
 
 // state is a backend: everything but the bytes of blobs.
-type state interface { //nolint:interfacebloat // the sum of all contracts
+type state interface {
 	store.State
 	scheduler.Queue
 	scheduler.Jobs

@@ -52,7 +52,7 @@ func (db *DB) Lease(ctx context.Context, name string, ttl time.Duration) (store.
 	l := &lease{db: db, name: name, token: token, ttl: ttl, done: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	db.leases.add(l)
-	go l.keep(began)
+	go l.keep(began) //nolint:contextcheck // giving it back takes a time of its own
 	return l, nil
 }
 

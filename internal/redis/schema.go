@@ -97,7 +97,7 @@ func (db *DB) forward(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = db.doSteps(lease.Context())
+		err = db.doSteps(lease.Context()) //nolint:contextcheck // it ends with the lease, which has ctx
 		lease.Release()
 		return err
 	}

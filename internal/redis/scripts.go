@@ -16,7 +16,7 @@ var scriptChange = redis.NewScript(luaChanged + `
 local names = {}
 for i = 3, #ARGV do names[#names + 1] = ARGV[i] end
 return changed(KEYS[1], ARGV[1], ARGV[2], names)
-`) //nolint:gochecknoglobals // constants that the language has no word for
+`)
 
 // luaChanged defines changed(version key, channel, partition, names) for scripts
 // that write what stamps tell of. A message is PARTITION LF VERSION and for each
@@ -40,7 +40,7 @@ var scriptWant = redis.NewScript(`
 if (redis.call('HGET', KEYS[1], 'version') or '0') ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[2], 'database', ARGV[3], 'doc', ARGV[4])
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // luaFenced defines fenced(wanted key, digest of a database) for scripts that begin
 // engines: whether another database is wanted, so that the engine is not to be begun.
@@ -59,7 +59,7 @@ end
 var scriptRenew = redis.NewScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptRelease gives a lease back and tells who waits for it.
 //
@@ -71,7 +71,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('PUBLISH', ARGV[2], ARGV[3])
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // The queue. All its scripts get the same KEYS, in the order of queueKeys:
 //
@@ -209,7 +209,7 @@ var scriptPush = redis.NewScript(luaQueue + `
 local more = push(ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[2])
 if more == 1 then redis.call('PUBLISH', ARGV[1], '') end
 return more
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptTake leases the next job. A call that is repeated with its token returns the
 // same job.
@@ -269,7 +269,7 @@ for i = 7, #ARGV do
   end
 end
 return false
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptRenewJob moves the end of a job's lease.
 //
@@ -284,7 +284,7 @@ j.h, j.u = ARGV[3], ARGV[4]
 shelve(ARGV[1], j, 'held')
 keep(ARGV[1], j)
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptFinish ends a holding of a job. Its token ends with it: a call that is
 // repeated finds nothing, and counts no attempt twice.
@@ -313,7 +313,7 @@ else
 end
 keep(d, j)
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptReopen opens dead jobs again, the longest dead first, or lets one that failed
 // be taken at once, and tells all processes.
@@ -352,7 +352,7 @@ else
 end
 if n > 0 then redis.call('PUBLISH', ARGV[1], '') end
 return n
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptForget removes dead jobs.
 //
@@ -373,7 +373,7 @@ if n < tonumber(ARGV[3]) then
   drop(redis.call('ZRANGEBYLEX', DEAD, '-', '(' .. ARGV[1], 'LIMIT', 0, ARGV[3] - n))
 end
 return n
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptLoadJob stores a job that nobody holds in place of what is kept of its digest.
 //
@@ -406,7 +406,7 @@ else
 end
 keep(d, j)
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptBeat says that a process lives, and lets the jobs be taken whose holders do
 // not. Time is counted as far as anybody was heard: a gap of more than ARGV 3 is
@@ -452,7 +452,7 @@ if #gone > 0 then
 end
 if freed > 0 then redis.call('PUBLISH', ARGV[4], '') end
 return {gone, freed}
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // Repositories, manifests and what names what (catalog.go, links.go, tags.go,
 // lineage.go). In their keys and fields a digest is 32 bytes if it is a sha256, else
@@ -502,7 +502,7 @@ end
 var scriptAppendLists = redis.NewScript(luaLists + `
 for i = 2, #ARGV, 2 do append(KEYS[1], ARGV[i], ARGV[i + 1], tonumber(ARGV[1])) end
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptLists reads lists of one hash.
 //
@@ -513,7 +513,7 @@ var scriptLists = redis.NewScript(luaLists + `
 local out = {}
 for i, field in ipairs(ARGV) do out[i] = list(KEYS[1], field) end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptNote adds lines to fields of one hash.
 //
@@ -523,7 +523,7 @@ return out
 var scriptNote = redis.NewScript(luaWords + `
 for i = 1, #ARGV, 2 do note(KEYS[1], ARGV[i], ARGV[i + 1]) end
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptName registers that a link is about to name blobs of one partition. What is
 // being removed now is not registered.
@@ -538,7 +538,7 @@ for i = 2, #ARGV do
   elseif redis.call('HGET', KEYS[1], ARGV[i]) ~= '1' then note(KEYS[1], ARGV[i], ARGV[1]) end
 end
 return busy
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptDiscard locks a blob that nothing names, so that nothing will.
 //
@@ -551,7 +551,7 @@ if claims and claims ~= ARGV[2] then return 0 end
 if not redis.call('SET', KEYS[2], ARGV[3], 'NX', 'PX', ARGV[4]) then return -1 end
 if claims then redis.call('HDEL', KEYS[1], ARGV[1]) end
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptDiscarded ends the lock of scriptDiscard.
 //
@@ -561,7 +561,7 @@ return 1
 var scriptDiscarded = redis.NewScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptPutImage stores a manifest that may be there already, and where it is about to
 // be linked.
@@ -574,7 +574,7 @@ redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[3])
 note(KEYS[3], ARGV[1], ARGV[4])
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptLink makes a repository hold a manifest, and with it what that names.
 //
@@ -599,7 +599,7 @@ redis.call('HSET', KEYS[3], ARGV[4], n)
 for i = 7, 6 + blobs do append(KEYS[5], ARGV[i], struct.pack('>I4', n), 512) end
 changed(KEYS[1], ARGV[1], ARGV[2], names)
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptHolders reads which manifests of a repository name a blob.
 //
@@ -615,7 +615,7 @@ for i = #numbers - 3, 1, -4 do
   if d and d ~= out[1] then out[#out + 1] = d end
 end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptPlaces tells of manifests whether a repository holds them, and by which tag.
 //
@@ -634,7 +634,7 @@ for i, d in ipairs(ARGV) do
   end
 end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // luaTags defines how tags are read. A tag is lines: digest (short in Lua's hands),
 // changed, checked, size, media type. A span is when it was first and last so, and
@@ -718,7 +718,7 @@ for i = 12, #ARGV do
 end
 changed(VERSION, channel, part, names)
 return {2, history}
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptSpans reads the spans in which tags named digests.
 //
@@ -737,7 +737,7 @@ for i, d in ipairs(ARGV) do
   end
 end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptHistory reads the spans of tags.
 //
@@ -756,7 +756,7 @@ for i, tag in ipairs(ARGV) do
   end
 end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptSee notes since when tags are in lists of a repository.
 //
@@ -770,7 +770,7 @@ for i = 3, #ARGV do
   if not v or ARGV[2] < v then redis.call('HSET', KEYS[2], ARGV[i], ARGV[2]) end
 end
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptSetTagList replaces the tag list of a repository.
 //
@@ -782,7 +782,7 @@ redis.call('SADD', KEYS[2], ARGV[3])
 redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
 changed(KEYS[1], ARGV[1], ARGV[2], {ARGV[5]})
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // Pulls, in the partition of their image (pulls_packed.go). What was asked on a day
 // has numbers from 0; they are taken back only with the whole day, so that the next
@@ -809,7 +809,7 @@ for i = 3, #ARGV, 3 do
 end
 if #moved > 0 then changed(KEYS[1], ARGV[1], ARGV[2], moved) end
 return moved
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptPulls appends pulls to the log of one hour.
 //
@@ -838,7 +838,7 @@ for i = 2, #ARGV, 4 do
   if #out == 1000 then flush() end
 end
 flush()
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptPullsRead reads hours of one day, together with the numbers that they name:
 // a day that is forgotten between two reads could give them to others.
@@ -849,7 +849,7 @@ var scriptPullsRead = redis.NewScript(`
 local out = {redis.call('HGETALL', KEYS[1])}
 for i = 2, #KEYS do out[i] = redis.call('LRANGE', KEYS[i], 0, -1) end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptPullsDrop removes pulls of one hour: those from before a time, and those of
 // some minutes; and with the last of a day what was asked on it.
@@ -877,7 +877,7 @@ for h = day, day + 23 do
   if redis.call('SISMEMBER', KEYS[1], string.format('%d', h)) == 1 then return end
 end
 redis.call('DEL', KEYS[2])
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptVerdicts stores verdicts; one that is there is kept.
 //
@@ -888,7 +888,7 @@ var scriptVerdicts = redis.NewScript(`
 for i = 1, #ARGV, 3 do
   if redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 2]) == 1 then redis.call('ZADD', KEYS[2], ARGV[i + 1], ARGV[i]) end
 end
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptVerdictsForget removes verdicts.
 //
@@ -900,7 +900,7 @@ for _, id in ipairs(ARGV) do
   redis.call('HDEL', KEYS[1], id)
   redis.call('ZREM', KEYS[2], id)
 end
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptPutAttestations replaces what was verified about an image.
 //
@@ -910,7 +910,7 @@ end
 var scriptPutAttestations = redis.NewScript(luaChanged + `
 redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
 changed(KEYS[1], ARGV[1], ARGV[2], {ARGV[3]})
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptCreateException stores an exception.
 //
@@ -921,7 +921,7 @@ var scriptCreateException = redis.NewScript(luaChanged + `
 if redis.call('HSETNX', KEYS[1], ARGV[4], ARGV[5]) == 0 then return 0 end
 changed(KEYS[2], ARGV[1], ARGV[2], {ARGV[3]})
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptReviseException replaces an exception by its successor. What is written back
 // unchanged is a write too: who waits for the disk after it waits for what was there.
@@ -935,7 +935,7 @@ if redis.call('HGET', KEYS[1], ARGV[4]) ~= ARGV[5] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[4], ARGV[6])
 changed(KEYS[2], ARGV[1], ARGV[2], {ARGV[3]})
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptPutPushes opens pushes.
 //
@@ -952,7 +952,7 @@ for i = 1, #ARGV, 3 do
   redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ARGV[i + 2])
   redis.call('ZADD', KEYS[2], 0, ARGV[i + 1] .. ARGV[i])
 end
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptOpenPushes returns the oldest.
 //
@@ -965,7 +965,7 @@ for _, m in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '-', '+', 'LIMIT', 0, ARGV
   out[#out + 1] = redis.call('HGET', KEYS[1], string.sub(m, 21))
 end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptClosePush closes a push unless another one has replaced it.
 //
@@ -977,7 +977,7 @@ local old = redis.call('HGET', KEYS[1], ARGV[1])
 if not old or string.sub(old, 1, 20) ~= ARGV[2] then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[2] .. ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // The outbox. Everything is in one part, because Append is all or nothing. Its scripts
 // get the same KEYS, in the order of outboxKeys:
@@ -1102,7 +1102,7 @@ while i <= #ARGV do
   mark(ARGV[i], ARGV[i + 1], ARGV[i + 2])
   i = i + 3
 end
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptPending returns the heads of a sink that may be sent, the oldest first.
 //
@@ -1123,7 +1123,7 @@ for i = 1, math.min(#heads, tonumber(ARGV[3])) do
   out[#out + 1] = redis.call('HGET', META, heads[i][2])
 end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptSettle writes what became of deliveries that are open.
 //
@@ -1144,7 +1144,7 @@ for i = 1, #ARGV, 7 do
   end
 end
 return n
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptReplay opens settled deliveries again.
 //
@@ -1174,7 +1174,7 @@ local sinks = {}
 for sink, d in pairs(m.d) do if d.s ~= '' then sinks[#sinks + 1] = sink end end
 for _, sink in ipairs(sinks) do reopen(sink, ARGV[1], m) end
 return n
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptBacklogs counts deliveries that are open and dead.
 //
@@ -1187,7 +1187,7 @@ for _, sink in ipairs(redis.call('SMEMBERS', SINKS)) do
   for _, set in ipairs({LINE, DEAD}) do out[#out + 1] = redis.call('ZLEXCOUNT', set, '[' .. sink .. '\0', '(' .. sink .. '\1') end
 end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptForgetEvents removes events from before a time that have no open and no dead
 // delivery, and all from before another.
@@ -1217,7 +1217,7 @@ for _, e in ipairs(members) do
 end
 if #members < tonumber(ARGV[4]) then return '' end
 return members[#members]
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptEvents returns events with their deliveries, as they are at one moment.
 //
@@ -1234,7 +1234,7 @@ for _, id in ipairs(ARGV) do
   end
 end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptDueMarks returns marks whose time has come, the earliest first.
 //
@@ -1248,7 +1248,7 @@ for _, e in ipairs(redis.call('ZRANGEBYLEX', DUE, '-', '(' .. ARGV[1] .. '\255',
   out[#out + 1] = redis.call('HGET', MARKS, out[#out])
 end
 return out
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptLoadEvents appends events that are not there, and replaces the deliveries of
 // all of them.
@@ -1273,7 +1273,7 @@ while i <= #ARGV do
   keep(id, m)
   i = i + 6 + 6 * n
 end
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // The fleet. engines is a hash: seq, latest and latest.at of the engine begun last,
 // current, current.seq and at of what Advance said, untold while stamps have to move
@@ -1299,7 +1299,7 @@ redis.call('HSET', KEYS[1], 'latest', ARGV[1], 'latest.at', ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], seq)
 redis.call('HSET', KEYS[4], seq, ARGV[1])
 return seq
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptFence keeps what engines before a number say from being stored in a partition.
 //
@@ -1308,7 +1308,7 @@ return seq
 //	returns nothing
 var scriptFence = redis.NewScript(`
 if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptAdvance makes everything current with the latest engine.
 //
@@ -1320,7 +1320,7 @@ if redis.call('HGET', KEYS[1], 'latest') ~= ARGV[1] then return 0 end
 local seq = redis.call('HGET', KEYS[1], 'seq')
 redis.call('HSET', KEYS[1], 'current', ARGV[1], 'current.seq', seq, 'at', ARGV[2], 'untold', ARGV[3])
 return tonumber(seq)
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptTold takes words away that stamps have to move, unless there are newer ones.
 //
@@ -1332,7 +1332,7 @@ for i = 1, #ARGV, 2 do
   if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
 end
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptWritten ends the writing of histories.
 //
@@ -1343,7 +1343,7 @@ var scriptWritten = redis.NewScript(`
 if ARGV[1] ~= '' then redis.call('HDEL', KEYS[1], ARGV[1]) end
 redis.call('HSET', KEYS[1], 'moment', ARGV[2])
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptSay stores what an engine said of components of one partition. Documents begin
 // with a token of 8 bytes (fleet_docs.go); one that has the call's own token was stored by
@@ -1373,7 +1373,7 @@ for i = 5, #ARGV, 4 do
   end
 end
 return moved
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptSwap replaces a document that begins with a token.
 //
@@ -1387,7 +1387,7 @@ if token == string.sub(ARGV[3], 1, 8) then return 1 end
 if token ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptLinkChunk puts an image's name into a chunk.
 //
@@ -1402,7 +1402,7 @@ if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
 end
 if tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or '0') < tonumber(ARGV[3]) then redis.call('HSET', KEYS[2], ARGV[2], ARGV[3]) end
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptUnlinkChunk takes an image's name out of a chunk, which goes with the last one.
 //
@@ -1414,7 +1414,7 @@ local number = redis.call('HGET', KEYS[2], ARGV[2])
 if number and tonumber(number) > tonumber(ARGV[3]) then return end
 if number then redis.call('HDEL', KEYS[2], ARGV[2]) end
 if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('HDEL', KEYS[1], ARGV[1]) end
-`) //nolint:gochecknoglobals // see scriptChange
+`)
 
 // scriptPutReport replaces the report on an image, and which occurrences are in force.
 //
@@ -1438,4 +1438,4 @@ end
 redis.call('HSET', KEYS[3], ARGV[4], ARGV[6])
 changed(KEYS[1], ARGV[1], ARGV[2], {ARGV[3]})
 return 1
-`) //nolint:gochecknoglobals // see scriptChange
+`)

@@ -217,7 +217,8 @@ func Need(tb testing.TB, program string) {
 	tb.Skipf("%s is not installed: make tools", program)
 }
 
-var next atomic.Uint32 //nolint:gochecknoglobals // ports of one test process
+// Ports of one test process.
+var next atomic.Uint32
 
 // FreeAddr is an address of loopback that nobody listens on now, below the range
 // from which the kernel gives ports to connections.
