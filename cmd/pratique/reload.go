@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -12,7 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"pratique"
 	"pratique/internal/config"
+	"pratique/store"
 	"pratique/web"
 )
 
@@ -31,15 +34,18 @@ type reloader struct {
 	good     prometheus.Gauge
 	applied  prometheus.Gauge
 
+	late chan struct{} // holds a word while the state has to be asked again
+
 	mu      sync.Mutex
 	pending []string // keys that a restart would change
 	failure error    // of the last reload
+	waits   bool     // for a state that is away
 }
 
 func newReloader(p process, l *live, fetch *fetcher) *reloader {
 	f := promauto.With(p.metrics)
 	r := &reloader{
-		load: p.load, live: l, fetch: fetch, level: p.level, log: p.log,
+		load: p.load, live: l, fetch: fetch, level: p.level, log: p.log, late: make(chan struct{}, 1),
 		outcomes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "pratique_config_reloads_total",
 			Help: "Reloads of configuration and policies: applied, or failed, which changes nothing.",
@@ -58,16 +64,61 @@ func newReloader(p process, l *live, fetch *fetcher) *reloader {
 	return r
 }
 
-// run reloads for every signal until ctx ends.
+// lateRetry is how long after a state did not answer it is asked again.
+const lateRetry = time.Second
+
+// run reloads for every signal until ctx ends, and asks a state again that was away.
 func (r *reloader) run(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		select {
 		case <-signals:
 			_, _ = r.Reload(ctx) // it is in the log
+			continue
+		case <-r.late:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-time.After(lateRetry):
+			r.catchUp(ctx)
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// catchUp does what a reload left because the state was away.
+func (r *reloader) catchUp(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.shared(ctx, r.live.current.Load().cfg)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		r.failure = err
+		r.log.ErrorContext(ctx, "what a reload left cannot be applied", "error", err)
+	case !r.waits:
+		r.log.InfoContext(ctx, "the state answers again: exceptions and schedules are those of the configuration")
+	}
+}
+
+// shared applies what is kept in the state. One that is away keeps nothing else of a
+// reload from being applied: what was known before stays in force until it answers.
+func (r *reloader) shared(ctx context.Context, cfg config.Config) error {
+	err := r.live.facts.exceptions.Reload(ctx)
+	if err == nil && r.schedules != nil {
+		err = r.schedules.use(ctx, cfg)
+	}
+	before := r.waits
+	r.waits = errors.Is(err, store.ErrUnreachable) && !errors.Is(err, pratique.ErrInvalid)
+	if !r.waits {
+		return err
+	}
+	if !before {
+		r.log.WarnContext(ctx, "the state does not answer: exceptions and schedules stay as they were until it does", "error", err)
+	}
+	signalTo(r.late)
+	return nil
 }
 
 // Reload implements web.Reloader.
@@ -112,13 +163,8 @@ func (r *reloader) reload(ctx context.Context) (web.Reloaded, error) {
 	if err != nil {
 		return web.Reloaded{}, err
 	}
-	if err := r.live.facts.exceptions.Reload(ctx); err != nil {
+	if err := r.shared(ctx, now); err != nil {
 		return web.Reloaded{}, err
-	}
-	if r.schedules != nil {
-		if err := r.schedules.use(ctx, now); err != nil {
-			return web.Reloaded{}, err
-		}
 	}
 	r.live.facts.use(facts)
 	setLevel(r.level, now.Log)
@@ -160,6 +206,8 @@ func (r *reloader) note() string {
 	switch {
 	case r.failure != nil:
 		return fmt.Sprintf("the last reload failed and changed nothing: %v", r.failure)
+	case r.waits:
+		return "exceptions and schedules are read again when the state answers"
 	case len(r.pending) > 0:
 		return "changed keys need a restart: " + strings.Join(r.pending, ", ")
 	}
