@@ -13,12 +13,11 @@ import (
 )
 
 // redisWork is what Redis did: how often it carried out each command, those of
-// scripts included, and for how long it was busy with them.
+// scripts included, and the processor time of its process.
 type redisWork struct {
 	at    time.Time
 	calls map[string]float64
-	busy  float64 // seconds
-	cpu   float64 // seconds of the process: sending and receiving too
+	cpu   float64 // seconds
 }
 
 func (r *benchReplicas) work() redisWork {
@@ -34,11 +33,8 @@ func (r *benchReplicas) work() redisWork {
 			continue // this one
 		}
 		for field := range strings.SplitSeq(stats, ",") {
-			switch key, value, _ := strings.Cut(field, "="); key {
-			case "calls":
+			if value, ok := strings.CutPrefix(field, "calls="); ok {
 				w.calls[name] = float(r.t, value)
-			case "usec":
-				w.busy += float(r.t, value) / 1e6
 			}
 		}
 	}
@@ -49,7 +45,7 @@ func (r *benchReplicas) work() redisWork {
 // since is what was done since before, without what idle does in that time.
 func (w redisWork) since(before redisWork, idle redisWork) redisWork {
 	seconds := w.at.Sub(before.at).Seconds()
-	out := redisWork{calls: map[string]float64{}, busy: w.busy - before.busy - idle.busy*seconds, cpu: w.cpu - before.cpu - idle.cpu*seconds}
+	out := redisWork{calls: map[string]float64{}, cpu: w.cpu - before.cpu - idle.cpu*seconds}
 	for name, n := range w.calls {
 		out.calls[name] = n - before.calls[name] - idle.calls[name]*seconds
 	}
@@ -57,7 +53,7 @@ func (w redisWork) since(before redisWork, idle redisWork) redisWork {
 }
 
 func (w redisWork) each(n float64) redisWork {
-	out := redisWork{calls: map[string]float64{}, busy: w.busy / n, cpu: w.cpu / n}
+	out := redisWork{calls: map[string]float64{}, cpu: w.cpu / n}
 	for name, c := range w.calls {
 		out.calls[name] = c / n
 	}
@@ -104,13 +100,13 @@ func (r *benchReplicas) idle() redisWork {
 	}
 	time.Sleep(2 * time.Second) // what they had to say at their end
 	one := r.rested()
-	r.printf("Commands that Redis carried out, as it counts them itself, those inside scripts included; the time that it was busy\nwith them, and processor time of its process, sending and receiving included.\n\n")
-	r.printf("| nobody asks for anything, a second | commands | busy, ms | CPU, ms | most of them |\n|---|---|---|---|---|\n")
+	r.printf("Commands that Redis carried out, as it counts them itself, those inside scripts included, and the\nprocessor time of its process.\n\n")
+	r.printf("| nobody asks for anything, a second | commands | CPU, ms | most of them |\n|---|---|---|---|\n")
 	for _, l := range []struct {
 		name string
 		redisWork
 	}{{"1 replica", one}, {"3 replicas", three}} {
-		r.printf("| %s | %s | %.2f | %.1f | %s |\n", l.name, number(l.total()), l.busy*1e3, l.cpu*1e3, l.names(1))
+		r.printf("| %s | %s | %.1f | %s |\n", l.name, number(l.total()), l.cpu*1e3, l.names(1))
 	}
 	r.printf("\n")
 	return one
@@ -169,7 +165,7 @@ func (r *benchReplicas) commands(idle redisWork) {
 	p.Stop()
 	p.Start(t)
 	known := counted(coldPulls, each(p))
-	r.printf("| a pull (manifest by tag, config, layers), at 1 replica, less its idle commands | commands | busy, ms | CPU, ms | most of them |\n|---|---|---|---|---|\n")
+	r.printf("| a pull (manifest by tag, config, layers), at 1 replica, less its idle commands | commands | CPU, ms | most of them |\n|---|---|---|---|\n")
 	for _, l := range []struct {
 		name string
 		redisWork
@@ -178,7 +174,7 @@ func (r *benchReplicas) commands(idle redisWork) {
 		{fmt.Sprintf("cold, 3 layers, scanned, of %d", coldPulls), cold},
 		{"known to Redis, but not to this replica, which has just been started", known},
 	} {
-		r.printf("| %s | %s | %.3f | %.3f | %s |\n", l.name, number(l.total()), l.busy*1e3, l.cpu*1e3, l.names(max(0.005, l.total()/20)))
+		r.printf("| %s | %s | %.2f | %s |\n", l.name, number(max(0, l.total())), max(0, l.cpu*1e3), l.names(max(0.005, l.total()/20)))
 	}
 	r.printf("\n")
 	if reads := warmed.reads(); reads > 0.02 {

@@ -40,7 +40,7 @@ type facts struct {
 	Seconds  float64  `json:"seconds"`
 	Bytes    int64    `json:"stateBytes"`
 	Commands int      `json:"commands,omitempty"` // of Redis
-	Busy     float64  `json:"busy,omitempty"`     // seconds in which Redis carried them out
+	CPU      float64  `json:"redisCPU,omitempty"` // seconds of its process
 	Reserved []string `json:"reserved"`
 	// Keys are the pratique.Component.Keys of what the fleet holds.
 	Keys []string `json:"keys"`
@@ -80,7 +80,7 @@ func fill(ctx context.Context, m *model, archive, analyzer, dir string, log io.W
 		return facts{}, err
 	}
 	out.Bytes += int64(w.Bytes)
-	out.Commands, out.Busy = w.Commands, w.Busy
+	out.Commands, out.CPU = w.Commands, w.CPU
 	raw, err := json.Marshal(out)
 	if err != nil {
 		return facts{}, err

@@ -32,7 +32,7 @@ type state interface {
 // work is what a Redis did so far.
 type work struct {
 	Commands int     // those inside scripts too
-	Busy     float64 // seconds in which it carried them out
+	CPU      float64 // seconds of its process
 	Bytes    int     // that it holds now
 }
 
@@ -71,7 +71,7 @@ func workOf(ctx context.Context, url string) (w work, err error) {
 	}
 	c := goredis.NewClient(options)
 	defer func() { err = errors.Join(err, c.Close()) }()
-	info, err := c.InfoMap(ctx, "memory", "commandstats").Result()
+	info, err := c.InfoMap(ctx, "memory", "commandstats", "cpu").Result()
 	if err != nil {
 		return w, err
 	}
@@ -80,15 +80,21 @@ func workOf(ctx context.Context, url string) (w work, err error) {
 	}
 	for _, stats := range info["Commandstats"] {
 		for field := range strings.SplitSeq(stats, ",") {
-			name, value, _ := strings.Cut(field, "=")
-			n, _ := strconv.ParseFloat(value, 64) // those that are none are not asked for
-			switch name {
-			case "calls":
-				w.Commands += int(n)
-			case "usec":
-				w.Busy += n / 1e6
+			if value, ok := strings.CutPrefix(field, "calls="); ok {
+				n, err := strconv.Atoi(value)
+				if err != nil {
+					return w, err
+				}
+				w.Commands += n
 			}
 		}
+	}
+	for _, name := range []string{"used_cpu_user", "used_cpu_sys"} {
+		n, err := strconv.ParseFloat(info["CPU"][name], 64)
+		if err != nil {
+			return w, err
+		}
+		w.CPU += n
 	}
 	return w, nil
 }
@@ -103,5 +109,5 @@ func worked(ctx context.Context, url string, f func() error) (took float64, w wo
 		return took, w, err
 	}
 	w, err = workOf(ctx, url)
-	return took, work{w.Commands - before.Commands, w.Busy - before.Busy, w.Bytes}, err
+	return took, work{w.Commands - before.Commands, w.CPU - before.CPU, w.Bytes}, err
 }
