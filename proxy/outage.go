@@ -63,16 +63,17 @@ func (r *reach) age() float64 {
 }
 
 // note takes in what came of a question to the state, and reports whether it was
-// not answered.
+// not answered. A state that keeps documents in the object store may fail for that
+// store's sake: then the state did answer.
 func (r *reach) note(err error) bool {
-	if !unanswered(err) {
+	if !unanswered(err) || errors.Is(err, store.ErrObjects) {
 		return false
 	}
 	r.lost.Store(time.Now().UnixNano())
 	return true
 }
 
-// unanswered reports whether err says that the state does not answer. What is
+// unanswered reports whether err says that a store does not answer. What is
 // worded for a client already is not about the state, or has been noted.
 func unanswered(err error) bool {
 	if !errors.Is(err, store.ErrUnreachable) {
@@ -120,10 +121,13 @@ func (g *Gate) admit() error {
 	return stateRefuses()
 }
 
-// failed words an error that says that the state does not answer; others stay.
+// failed words an error that says that a store does not answer; others stay.
 func (g *Gate) failed(err error) error {
-	if g.reach.note(err) {
+	switch {
+	case g.reach.note(err):
 		err = stateAway(err)
+	case unanswered(err):
+		err = bytesAway(err)
 	}
 	var e *Error
 	if g.cfg.Failure != FailureServeLast && errors.As(err, &e) && errors.Is(e, errStateAway) {

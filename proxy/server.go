@@ -322,6 +322,8 @@ func asError(err error) *Error {
 	switch {
 	case errors.As(err, &e):
 		return e
+	case errors.Is(err, store.ErrObjects):
+		return bytesAway(err)
 	case errors.Is(err, store.ErrUnreachable):
 		return stateAway(err)
 	case errors.Is(err, context.Canceled):

@@ -13,12 +13,12 @@ import (
 )
 
 // errStorage is a failure of the object store: it wraps ErrUnreachable, because
-// trying again later may help, and speaks for itself.
+// trying again later may help, and ErrObjects, and speaks for itself.
 type errStorage struct{ err error }
 
-func (e errStorage) Error() string { return "the object store does not answer: " + e.err.Error() }
+func (e errStorage) Error() string { return ErrObjects.Error() + ": " + e.err.Error() }
 
-func (e errStorage) Unwrap() []error { return []error{ErrUnreachable, e.err} }
+func (e errStorage) Unwrap() []error { return []error{ErrUnreachable, ErrObjects, e.err} }
 
 // errStalled ends an operation that made no progress for too long.
 var errStalled = errors.New("no progress")

@@ -10,6 +10,10 @@ import (
 // asked.
 var ErrUnreachable = errors.New("the state store does not answer")
 
+// ErrObjects is wrapped by errors of an object store that does not answer, beside
+// ErrUnreachable: they say nothing of the state.
+var ErrObjects = errors.New("the object store does not answer")
+
 // Reach tells how far what is kept in memory can be trusted when the state is
 // shared with other processes.
 type Reach interface {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -304,7 +305,7 @@ const maxDoubts = 100_000
 // again: whatever it did is told by Redis itself, and until then what is in memory is
 // all there is (store.Reach).
 func (c *changes) wrote(err error, ds []digest.Digest) {
-	if !errors.Is(err, store.ErrUnreachable) {
+	if !unanswered(err) {
 		c.tell(ds)
 		return
 	}
@@ -321,9 +322,16 @@ func (c *changes) wrote(err error, ds []digest.Digest) {
 	}
 }
 
+// unanswered reports whether nobody can say what became of a write: Redis did not
+// answer, or its caller left before.
+func unanswered(err error) bool {
+	var network net.Error
+	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.Canceled) || errors.As(err, &network)
+}
+
 // wroteAny is wrote for a write that may have been about anything.
 func (c *changes) wroteAny(err error) {
-	if !errors.Is(err, store.ErrUnreachable) {
+	if !unanswered(err) {
 		c.all()
 		return
 	}

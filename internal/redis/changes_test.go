@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -121,6 +122,15 @@ func TestUnansweredWrites(t *testing.T) {
 		"a tag":        {store.TagKey(ref), func() error { return db.SetTag(t.Context(), ref, store.TagState{Digest: image}) }},
 		"attestations": {image, func() error { return db.PutAttestations(t.Context(), pratique.Attestations{Image: image}) }},
 		"anything":     {image, func() error { return db.everythingChanged(t.Context()) }},
+		"one whose caller left": {image, func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			err := db.PutAttestations(ctx, pratique.Attestations{Image: image})
+			if err == nil || errors.Is(err, store.ErrUnreachable) {
+				return err
+			}
+			return fmt.Errorf("%w: %w", store.ErrUnreachable, err)
+		}},
 	}
 	for name, c := range writes {
 		t.Run(name, func(t *testing.T) {
