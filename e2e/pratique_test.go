@@ -41,11 +41,18 @@ type Options struct {
 // StartPratique starts one in front of u and waits until it can decide.
 func StartPratique(t testing.TB, u *Upstream, o Options) *Pratique {
 	t.Helper()
+	p := preparePratique(t, u, o)
+	p.Start(t)
+	return p
+}
+
+// preparePratique is StartPratique before the start.
+func preparePratique(t testing.TB, u *Upstream, o Options) *Pratique {
+	t.Helper()
 	p := &Pratique{Registry: freeAddr(t), Admin: "http://" + freeAddr(t), dir: workdir(t, "server")}
 	if err := os.WriteFile(p.config(), []byte(p.render(t, u, o)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.Start(t)
 	return p
 }
 
