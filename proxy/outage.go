@@ -34,8 +34,8 @@ const (
 // fails makes this process forget what it was about.
 type reach struct {
 	state store.Reach // nil: a state that nobody shares
-	// lost is when a question to the state was not answered, Unix nanoseconds: until
-	// something is confirmed after it, the state is away.
+	// lost is when a question to the state was asked that was not answered, Unix
+	// nanoseconds: until something is confirmed after it, the state is away.
 	lost atomic.Int64
 }
 
@@ -69,8 +69,16 @@ func (r *reach) note(err error) bool {
 	if !unanswered(err) || errors.Is(err, store.ErrObjects) {
 		return false
 	}
-	r.lost.Store(time.Now().UnixNano())
-	return true
+	asked := time.Now()
+	if s := new(store.Silence); errors.As(err, &s) {
+		asked = s.Asked
+	}
+	for {
+		was := r.lost.Load()
+		if was >= asked.UnixNano() || r.lost.CompareAndSwap(was, asked.UnixNano()) {
+			return true
+		}
+	}
 }
 
 // unanswered reports whether err says that a store does not answer. What is

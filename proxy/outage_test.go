@@ -1,8 +1,10 @@
 package proxy_test
 
 import (
+	"errors"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"pratique"
 	"pratique/internal/sqlite"
 	"pratique/proxy"
+	"pratique/store"
 )
 
 // A warm pull costs a real state nothing: by tag, by digest, blobs, a refusal.
@@ -57,6 +60,28 @@ func (r *replica) warmAgain() {
 		for _, path := range []string{"manifests/bad", "manifests/" + r.bad.String(), r.layer("bad")} {
 			r.want(path, 403)
 		}
+	}
+}
+
+// A question that was asked before the state was confirmed says nothing any more when it
+// is given up.
+func TestLateSilence(t *testing.T) {
+	for name, c := range map[string]struct {
+		asked time.Time
+		away  bool
+	}{"before": {time.Now().Add(-3 * time.Second), false}, "since": {time.Now().Add(time.Hour), true}} {
+		t.Run(name, func(t *testing.T) {
+			r := newReplica(t, func(cfg *proxy.GateConfig) { cfg.Failure, cfg.Hold = proxy.FailureServeLast, time.Second })
+			r.warm()
+			r.remote.fail(&store.Silence{Asked: c.asked, Err: errors.New("i/o timeout")})
+			r.want("manifests/"+r.late.String(), http.StatusServiceUnavailable)
+			r.remote.fail(nil)
+			r.remote.asked()
+			r.do(http.MethodGet, "manifests/"+r.fresh.String())
+			if calls := r.remote.asked(); slices.Contains(calls, "Report") == c.away {
+				t.Errorf("the state was asked afterwards: %v", calls)
+			}
+		})
 	}
 }
 

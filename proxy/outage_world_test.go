@@ -118,8 +118,9 @@ type remote struct {
 	down   atomic.Bool
 	frozen atomic.Int64 // if set, when the state was confirmed last, Unix nanoseconds
 
-	mu    sync.Mutex
-	calls []string
+	mu      sync.Mutex
+	calls   []string
+	failing error
 }
 
 var errGone = fmt.Errorf("read tcp: i/o timeout: %w", store.ErrUnreachable)
@@ -131,7 +132,14 @@ func (r *remote) called(method string) error {
 	if r.down.Load() {
 		return errGone
 	}
-	return nil
+	return r.failing
+}
+
+// fail has every question fail with err, until it is called with nil.
+func (r *remote) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failing = err
 }
 
 // asked returns the calls since it was called last.

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -108,7 +109,8 @@ func (u unreachable) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			cmd.SetErr(errAway)
 			return errAway
 		}
-		err := away(ctx, next(ctx, cmd))
+		began := time.Now()
+		err := awaySince(ctx, began, next(ctx, cmd))
 		if err != nil {
 			cmd.SetErr(err)
 		}
@@ -124,10 +126,11 @@ func (u unreachable) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 			}
 			return errAway
 		}
-		err := away(ctx, next(ctx, cmds))
+		began := time.Now()
+		err := awaySince(ctx, began, next(ctx, cmds))
 		for _, cmd := range cmds {
 			if e := cmd.Err(); e != nil {
-				cmd.SetErr(away(ctx, e))
+				cmd.SetErr(awaySince(ctx, began, e))
 			}
 		}
 		return err
@@ -137,9 +140,12 @@ func (u unreachable) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 // errAway is what every command fails with once the state is of a newer release.
 var errAway = fmt.Errorf("%w: %w", store.ErrUnreachable, errOutdated)
 
-// away wraps err with store.ErrUnreachable unless it is an answer or the caller's
-// own end.
-func away(ctx context.Context, err error) error {
+// away is awaySince of what was asked just now.
+func away(ctx context.Context, err error) error { return awaySince(ctx, time.Now(), err) }
+
+// awaySince wraps err with store.Silence unless it is an answer or the caller's own
+// end.
+func awaySince(ctx context.Context, asked time.Time, err error) error {
 	if err == nil || ctx.Err() != nil || errors.Is(err, store.ErrUnreachable) || errors.Is(err, redis.Nil) || errors.Is(err, redis.TxFailedErr) {
 		return err
 	}
@@ -147,7 +153,7 @@ func away(ctx context.Context, err error) error {
 	if errors.As(err, &answer) && !passing(answer.Error()) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", store.ErrUnreachable, err)
+	return &store.Silence{Asked: asked, Err: err}
 }
 
 // passing reports whether an answer says that the server cannot do its work now: it
