@@ -83,6 +83,11 @@ bench: build peers ## measure Pratique and its peers in one run (about twelve mi
 	@tools/apt.sh $(BENCH_TOOLS) $(REDIS_TOOLS)
 	$(GO) test -tags e2e,bench -count=1 -timeout 20m -run '^TestBench$$' ./e2e
 
+.PHONY: scale
+scale: ## measure what images, reports, pulls, events and jobs take in Redis: the table that docs/scale.md computes with (a minute)
+	@tools/apt.sh redis-server=redis-server
+	@$(GO) test ./internal/redis -run '^$$' -bench '^BenchmarkScale$$' -benchtime 1x -timeout 20m
+
 .PHONY: bench-fleet
 bench-fleet: bin/pratique-analyzer bin/fleet bin/trivy ## measure database updates of 100,000 images (about half an hour, 4 GB) and write their part of docs/benchmarks.md
 	@tools/apt.sh jq=jq
