@@ -68,6 +68,7 @@ type Exceptions struct {
 	mu      sync.Mutex // orders writes: store first, then what follows
 
 	applied map[string]string // digest of each file's content as it was last applied
+	begun   bool              // files were applied once
 	// list is what the store has, oldest first. Written under mu; what it points to
 	// never changes.
 	list atomic.Pointer[[]pratique.Exception]

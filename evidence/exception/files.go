@@ -263,12 +263,18 @@ func (e *Exceptions) follow(ctx context.Context, all []pratique.Exception, files
 		return all, errors.Join(errs...)
 	}
 	for _, x := range all {
-		if strings.HasPrefix(x.Source, sourceFile) && x.Revoked.IsZero() && !wanted[x.ID] && !settled[x.Source] {
+		if !strings.HasPrefix(x.Source, sourceFile) || !x.Revoked.IsZero() || wanted[x.ID] || settled[x.Source] {
+			continue
+		}
+		// A file that is not configured here was taken away before this process began,
+		// or is one that a replica with a newer configuration has.
+		if _, configured := settled[x.Source]; configured || !e.begun {
 			revoke = append(revoke, x)
 		}
 	}
 	all, err := e.write(ctx, slices.Clone(all), create, revoke, settled)
 	if err == nil {
+		e.begun = true
 		for _, f := range files {
 			e.applied[f.name] = f.sum
 		}
