@@ -164,6 +164,8 @@ func (r *Rescanner) matchBatch(ctx context.Context, t *task, cs []pratique.Compo
 		return nil
 	case ctx.Err() != nil, errors.Is(err, store.ErrSuperseded), errors.Is(err, pratique.ErrNoDatabase):
 		return err
+	case errors.Is(err, store.ErrUnreachable): // no component's fault: to ask for each would take for ever
+		return err
 	case len(cs) > 1:
 		half := len(cs) / 2
 		if err := r.matchBatch(ctx, t, cs[:half]); err != nil {
@@ -262,6 +264,8 @@ func (r *Rescanner) canary(ctx context.Context, t *task) error {
 			return context.Cause(ctx)
 		case errors.Is(err, store.ErrSuperseded), err == nil && !ours:
 			return fmt.Errorf("%w: while components could not be matched", store.ErrSuperseded)
+		case errors.Is(err, store.ErrUnreachable):
+			return err
 		case err == nil:
 			good++
 		}
@@ -289,6 +293,9 @@ func (r *Rescanner) renew(ctx context.Context) error {
 		if _, err := r.cfg.Rematch(ctx, image); err != nil && !errors.Is(err, pratique.ErrNotFound) {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
+			}
+			if errors.Is(err, store.ErrUnreachable) {
+				return err
 			}
 			failed = fmt.Errorf("%s: %w", image, err)
 		}

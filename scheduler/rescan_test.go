@@ -617,6 +617,59 @@ func TestRescanFails(t *testing.T) {
 	}
 }
 
+// TestRescanWhileTheStateIsAway: the state that does not answer is no component's
+// fault. Nobody is asked one by one, nothing counts as unmatched, and it goes on when
+// the state is back.
+func TestRescanWhileTheStateIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(1000)
+		f.use("one", map[string]string{"p1": "a"})
+		r := f.rescanner(func(c *scheduler.RescanConfig) { c.Batch, c.Parallel = 100, 2 })
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		synctest.Wait()
+		f.check(t)
+		calls := 0
+		f.set(func() {
+			f.forgotten[f.inUse.Database] = true
+			f.onMatch = func([]pratique.Component) error {
+				if calls++; calls > 3 {
+					return fmt.Errorf("matches: %w", store.ErrUnreachable)
+				}
+				return nil
+			}
+		})
+		f.use("two", map[string]string{"p1": "b"})
+		r.DatabaseChanged(ctx)
+		synctest.Wait()
+		f.set(func() {
+			if most := 3 + 2; calls > most {
+				t.Errorf("%d calls, want at most %d", calls, most)
+			}
+			calls = 1000
+		})
+		time.Sleep(time.Minute) // tried again, and again
+		synctest.Wait()
+		f.set(func() {
+			if calls > 1000+2*10 {
+				t.Errorf("%d calls in a minute", calls-1000)
+			}
+			f.onMatch = nil
+		})
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		f.check(t)
+		if diff := cmp.Diff(images(0, 1), f.told); diff != "" {
+			t.Errorf("told: %s", diff)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestFullPass(t *testing.T) {
 	f := newFleet(100)
 	reg := prometheus.NewRegistry()
