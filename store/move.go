@@ -8,9 +8,11 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"pratique"
 )
@@ -302,32 +304,47 @@ func tell(kind Kind, what string, keys []string) []string {
 	return []string{fmt.Sprintf("%d %s %s: %s", len(keys), kind, what, text)}
 }
 
+// comparedAtOnce is how many inventories are read at the same time.
+const comparedAtOnce = 16
+
 // compareInventories looks each of the source up in the target, which may have more.
 func compareInventories(ctx context.Context, from Dumper, to MoveTarget) (n int64, _ []string, err error) {
+	var mu sync.Mutex
 	var missing, other []string
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(comparedAtOnce)
 	for r, err := range from.Dump(ctx, KindInventories, "") {
 		if err != nil {
-			return n, nil, err
+			return n, nil, errors.Join(err, group.Wait())
 		}
 		n++
-		docs, err := Dumped[DumpedInventory]([]Record{r})
-		if err != nil {
-			return n, nil, err
-		}
-		there, err := to.Inventory(ctx, docs[0].Digest, docs[0].Analyzer)
-		if errors.Is(err, pratique.ErrNotFound) {
-			missing = append(missing, r.Key)
-			continue
-		}
-		if err != nil {
-			return n, nil, err
-		}
-		if same, err := equalFacts(docs[0].Inventory, there); err != nil {
-			return n, nil, err
-		} else if !same {
-			other = append(other, r.Key)
-		}
+		group.Go(func() error {
+			docs, err := Dumped[DumpedInventory]([]Record{r})
+			if err != nil {
+				return err
+			}
+			there, err := to.Inventory(ctx, docs[0].Digest, docs[0].Analyzer)
+			gone := errors.Is(err, pratique.ErrNotFound)
+			if err != nil && !gone {
+				return err
+			}
+			same, err := equalFacts(docs[0].Inventory, there)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case gone:
+				missing = append(missing, r.Key)
+			case !same:
+				other = append(other, r.Key)
+			}
+			return err
+		})
 	}
+	if err := group.Wait(); err != nil {
+		return n, nil, err
+	}
+	slices.Sort(missing)
+	slices.Sort(other)
 	return n, slices.Concat(tell(KindInventories, "missing", missing), tell(KindInventories, "otherwise", other)), nil
 }
 

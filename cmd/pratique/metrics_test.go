@@ -15,6 +15,7 @@ import (
 	"pratique/internal/config"
 	"pratique/internal/rungroup"
 	"pratique/scanner/worker/workertest"
+	"pratique/store"
 )
 
 // TestMetricsAreDocumented holds the table of docs/operate.md against what the
@@ -34,6 +35,14 @@ func TestMetricsAreDocumented(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	// What only an object store has.
+	objects, err := store.OpenBlobs(t.Context(), store.BlobsConfig{
+		Driver: "inmemory", Spool: t.TempDir(), Hot: store.HotConfig{Dir: t.TempDir(), MaxBytes: 1}, Metrics: metrics,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = objects.Close() }()
 	manual, err := os.ReadFile(repository + "/docs/operate.md")
 	if err != nil {
 		t.Fatal(err)

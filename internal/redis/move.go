@@ -71,9 +71,9 @@ func (db *DB) EndMove(ctx context.Context) error {
 	return nil
 }
 
-// everySecond is how long it takes, without a disk that hangs, until a server with
+// syncDelay is how long it takes, without a disk that hangs, until a server with
 // appendfsync everysec has written to disk what it answered.
-const everySecond = 2 * time.Second
+const syncDelay = 2 * time.Second
 
 // movedWait is how long a disk may take for all that a move wrote.
 const movedWait = time.Minute
@@ -88,11 +88,11 @@ func (db *DB) sync(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if address := node.Options().Addr; seen[address] {
+		address := node.Options().Addr
+		if seen[address] {
 			continue
-		} else {
-			seen[address] = true
 		}
+		seen[address] = true
 		if err := syncNode(ctx, node, key); err != nil {
 			return away(ctx, err)
 		}
@@ -110,7 +110,7 @@ func syncNode(ctx context.Context, node *redis.Client, key string) error {
 		select {
 		case <-ctx.Done():
 			err = context.Cause(ctx)
-		case <-time.After(everySecond):
+		case <-time.After(syncDelay):
 		}
 	}
 	if err != nil || promise != DurableWaited {
