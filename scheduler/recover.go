@@ -39,13 +39,26 @@ func (s *Scheduler) forgotten(ctx context.Context) {
 	}
 }
 
+// openForgotten compares two lists, both in order of digest: every process does this
+// at its start, and to read every report, which is a join, would cost a state of a
+// million images ten million reads each time. What the second list lacks is asked for,
+// so nothing depends on the order.
 func (s *Scheduler) openForgotten(ctx context.Context, catalog lister) error {
-	for known, err := range catalog.Images(ctx) {
+	next, stop := iter.Pull2(s.reports.ReportedImages(ctx))
+	defer stop()
+	reported, err, more := next()
+	for known, failed := range catalog.Images(ctx) {
+		if failed != nil {
+			return failed
+		}
+		for more && err == nil && reported < known.Image.Digest {
+			reported, err, more = next()
+		}
 		if err != nil {
 			return err
 		}
-		if !known.Image.Runnable() {
-			continue // judged without a scan
+		if more && reported == known.Image.Digest || !known.Image.Runnable() { // judged without a scan
+			continue
 		}
 		_, err := s.reports.Report(ctx, known.Image.Digest)
 		if errors.Is(err, pratique.ErrNotFound) {
