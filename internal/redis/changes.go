@@ -323,10 +323,10 @@ func (c *changes) wrote(err error, ds []digest.Digest) {
 }
 
 // unanswered reports whether nobody can say what became of a write: Redis did not
-// answer, or its caller left before.
+// answer, or not before its caller's deadline.
 func unanswered(err error) bool {
 	var network net.Error
-	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.Canceled) || errors.As(err, &network)
+	return errors.Is(err, store.ErrUnreachable) || errors.As(err, &network)
 }
 
 // wroteAny is wrote for a write that may have been about anything.
