@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -23,8 +25,8 @@ exceptions, VEX documents, keys and certificates of trusted identities. Prints O
 and what would be served, or every mistake with file and line. It does not touch
 the machine otherwise: directories and addresses are found out at the start.`,
 		example: []string{"pratique config check /etc/pratique/pratique.yaml", "pratique config check --set registry.hold=10s configs/pratique.yaml"},
-		setup: func(fs *flag.FlagSet) func(context.Context, *console, []string) error {
-			sets := setFlag(fs)
+		setup: func(flags *flag.FlagSet) func(context.Context, *console, []string) error {
+			sets := setFlag(flags)
 			return func(ctx context.Context, c *console, args []string) error {
 				if err := want("config check", args, "FILE"); err != nil {
 					return err
@@ -46,6 +48,10 @@ the machine otherwise: directories and addresses are found out at the start.`,
 				if err := checkHooks(ctx, cfg); err != nil {
 					return err
 				}
+				// Secrets that are not on this machine are found out at the start.
+				if _, err := redisConfig(cfg, nil, nil, nil); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
 				return printConfig(c, args[0], cfg, policies.Version())
 			}
 		},
@@ -65,6 +71,10 @@ func printConfig(c *console, file string, cfg config.Config, policies string) er
 	if names == "" {
 		names = config.EmbeddedPolicy
 	}
+	state := cfg.State.SQLite.Path
+	if cfg.State.Redis.URL != "" {
+		state = cfg.State.Redis.URL
+	}
 	platforms := "all"
 	if len(cfg.Platforms) > 0 {
 		words := make([]string, len(cfg.Platforms))
@@ -80,7 +90,7 @@ func printConfig(c *console, file string, cfg config.Config, policies string) er
 		{"registry", cfg.Registry.Listen},
 		{"admin", cfg.Admin.Listen},
 		{"storage", string(cfg.Storage.Driver)},
-		{"state", cfg.State.SQLite.Path},
+		{"state", state},
 		{"upstreams", strings.Join(upstreams, ", ")},
 		{"database", dash(from)},
 		{"platforms", platforms},

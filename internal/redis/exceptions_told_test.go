@@ -49,7 +49,7 @@ func TestExceptionsAreTold(t *testing.T) {
 			doc, err := a.Encode(e)
 			must(t, err)
 			return scriptCreateException.Run(t.Context(), a.rdb, []string{a.exceptionsKey(), a.key(exceptionsPart, "version")},
-				"nobody listens here", string(exceptionsPart), string(store.ExceptionsKey), e.ID, doc).Err()
+				a.channel("nobody listens here"), string(exceptionsPart), string(store.ExceptionsKey), e.ID, doc).Err()
 		})
 	})
 }

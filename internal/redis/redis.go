@@ -148,7 +148,7 @@ func Open(ctx context.Context, cfg Config) (_ *DB, err error) {
 	}
 	db.rdb.AddHook(unreachable{func() bool { return db.changes != nil && db.changes.outdated.Load() }})
 	if err := db.open(ctx); err != nil {
-		return nil, fmt.Errorf("redis %s: %w", safeURL(cfg.URL), err)
+		return nil, fmt.Errorf("redis %s: %w", safeURL(cfg.URL), advised(cfg, err))
 	}
 	return db, nil
 }

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -46,8 +47,16 @@ func (p *process) end() {
 
 var (
 	here    process
-	single  = sync.OnceValue(func() string { return redistest.Start(&here).URL() })
-	cluster = sync.OnceValue(func() string { url, _ := redistest.Cluster(&here, 3); return url })
+	single  = sync.OnceValue(func() string { return secured().Start(&here).URL() })
+	cluster = sync.OnceValue(func() string { url, _ := secured().Cluster(&here, 3); return url })
+	// secured is how those are met if PRATIQUE_REDIS_SECURED is set: all tests with TLS
+	// and with the rights that the documentation names. If not, anybody may do anything.
+	secured = sync.OnceValue(func() *redistest.Access {
+		if os.Getenv("PRATIQUE_REDIS_SECURED") == "" {
+			return nil
+		}
+		return redistest.Secure(&here, documentedRights(&here, "house"))
+	})
 )
 
 func TestMain(m *testing.M) {
@@ -81,6 +90,9 @@ type world struct {
 
 func newWorld(t *testing.T, url string) *world {
 	// The state of one test begins with a prefix of its own.
+	if a := secured(); a != nil && strings.HasPrefix(url, "rediss") {
+		return &world{t, securedConfig(url, a)}
+	}
 	return &world{t, Config{URL: url, Prefix: randomName(), Documents: new(storetest.Documents), Skew: -1}}
 }
 

@@ -22,11 +22,12 @@ import (
 
 // Server is a running redis-server.
 type Server struct {
-	Addr string // host:port
-	Dir  string
-	args []string
-	cmd  *exec.Cmd
-	tb   testing.TB
+	Addr   string // host:port
+	Dir    string
+	args   []string
+	cmd    *exec.Cmd
+	tb     testing.TB
+	access *Access // nil: anybody may do anything
 }
 
 // Start starts redis-server with an append-only file that is synced at every write
@@ -34,20 +35,27 @@ type Server struct {
 // test is skipped; under CI=true it fails.
 func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
+	return (*Access)(nil).Start(tb, args...)
+}
+
+// Start is the function of this name, for who has access.
+func (a *Access) Start(tb testing.TB, args ...string) *Server {
+	tb.Helper()
 	Need(tb, "redis-server")
-	s := &Server{Addr: FreeAddr(tb), Dir: tb.TempDir(), tb: tb}
+	s := &Server{Addr: FreeAddr(tb), Dir: tb.TempDir(), tb: tb, access: a}
 	_, port, _ := net.SplitHostPort(s.Addr)
 	s.args = append([]string{
 		"--port", port, "--bind", "127.0.0.1", "--dir", s.Dir, "--save", "", "--appendonly", "yes", "--appendfsync", "always",
 		"--logfile", filepath.Join(s.Dir, "redis.log"), "--daemonize", "no",
 	}, args...)
+	s.args = append(s.args, a.server(port)...)
 	s.Run()
 	tb.Cleanup(s.Kill)
 	return s
 }
 
 // URL of the server.
-func (s *Server) URL() string { return "redis://" + s.Addr }
+func (s *Server) URL() string { return s.access.scheme("") + s.Addr }
 
 // Run starts the server again after Kill, with what its files hold.
 func (s *Server) Run() {
@@ -85,14 +93,14 @@ func (s *Server) signal(sig syscall.Signal) {
 
 // Client returns a client that ends with the test.
 func (s *Server) Client() *redis.Client {
-	c := redis.NewClient(&redis.Options{Addr: s.Addr})
+	c := redis.NewClient(s.access.admin(s.Addr))
 	s.tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
 func (s *Server) wait() {
 	s.tb.Helper()
-	c := redis.NewClient(&redis.Options{Addr: s.Addr})
+	c := redis.NewClient(s.access.admin(s.Addr))
 	defer c.Close()
 	var err error
 	for range 600 {
@@ -108,8 +116,14 @@ func (s *Server) wait() {
 // Cluster starts n masters that share the slots, and returns the URL.
 func Cluster(tb testing.TB, n int) (url string, servers []*Server) {
 	tb.Helper()
+	return (*Access)(nil).Cluster(tb, n)
+}
+
+// Cluster is the function of this name, for who has access.
+func (a *Access) Cluster(tb testing.TB, n int) (url string, servers []*Server) {
+	tb.Helper()
 	for range n {
-		servers = append(servers, Start(tb, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"))
+		servers = append(servers, a.Start(tb, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"))
 	}
 	const slots = 16384
 	for i, s := range servers {
@@ -133,7 +147,7 @@ func Cluster(tb testing.TB, n int) (url string, servers []*Server) {
 			return err
 		})
 	}
-	return "redis+cluster://" + servers[0].Addr, servers
+	return a.scheme("+cluster") + servers[0].Addr, servers
 }
 
 func contains(s string, words ...string) bool {
@@ -154,18 +168,33 @@ func Sentinel(tb testing.TB) (url string, master, replica *Server) {
 // SentinelAt is Sentinel on another address of this machine.
 func SentinelAt(tb testing.TB, host string) (url string, master, replica *Server) {
 	tb.Helper()
+	return (*Access)(nil).sentinelAt(tb, host)
+}
+
+// Sentinel is the function of this name, for who has access.
+func (a *Access) Sentinel(tb testing.TB) (url string, master, replica *Server) {
+	tb.Helper()
+	return a.sentinelAt(tb, "127.0.0.1")
+}
+
+func (a *Access) sentinelAt(tb testing.TB, host string) (url string, master, replica *Server) {
+	tb.Helper()
 	Need(tb, "redis-sentinel")
-	open := []string{"--bind", host, "127.0.0.1", "--protected-mode", "no", "--appendfsync", "everysec", "--repl-diskless-sync-delay", "0"}
-	master = Start(tb, append(open, "--replica-announce-ip", host)...)
+	bind := []string{"127.0.0.1"}
+	if host != bind[0] {
+		bind = append(bind, host)
+	}
+	open := append([]string{"--protected-mode", "no", "--appendfsync", "everysec", "--repl-diskless-sync-delay", "0", "--bind"}, bind...)
+	master = a.Start(tb, append(open, "--replica-announce-ip", host)...)
 	_, port, _ := net.SplitHostPort(master.Addr)
-	replica = Start(tb, append(open, "--replica-announce-ip", host, "--replicaof", host+" "+port)...)
-	url = "redis+sentinel://"
+	replica = a.Start(tb, append(open, "--replica-announce-ip", host, "--replicaof", host+" "+port)...)
+	url = a.scheme("+sentinel")
 	for i := range 3 {
-		s := &Server{Addr: FreeAddr(tb), Dir: tb.TempDir(), tb: tb}
+		s := &Server{Addr: FreeAddr(tb), Dir: tb.TempDir(), tb: tb, access: a.ofSentinels()}
 		_, own, _ := net.SplitHostPort(s.Addr)
 		conf := filepath.Join(s.Dir, "sentinel.conf")
-		text := fmt.Sprintf("port %s\nbind %s 127.0.0.1\nprotected-mode no\nsentinel announce-ip %s\ndir %s\nlogfile %s\nsentinel monitor m %s %s 2\nsentinel down-after-milliseconds m 1000\nsentinel failover-timeout m 5000\n",
-			own, host, host, s.Dir, filepath.Join(s.Dir, "redis.log"), host, port)
+		text := fmt.Sprintf("port %s\nbind %s\nprotected-mode no\nsentinel announce-ip %s\ndir %s\nlogfile %s\nsentinel monitor m %s %s 2\nsentinel down-after-milliseconds m 1000\nsentinel failover-timeout m 5000\n",
+			own, strings.Join(bind, " "), host, s.Dir, filepath.Join(s.Dir, "redis.log"), host, port) + a.sentinel(own)
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			tb.Fatal(err)
 		}
