@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"runtime"
@@ -15,9 +16,10 @@ import (
 // redisWork is what Redis did: how often it carried out each command, those of
 // scripts included, and the processor time of its process.
 type redisWork struct {
-	at    time.Time
-	calls map[string]float64
-	cpu   float64 // seconds
+	at      time.Time
+	calls   map[string]float64
+	objects map[string]float64 // requests to the object store, by method
+	cpu     float64            // seconds
 }
 
 func (r *benchReplicas) work() redisWork {
@@ -26,7 +28,7 @@ func (r *benchReplicas) work() redisWork {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	w := redisWork{at: time.Now(), calls: map[string]float64{}}
+	w := redisWork{at: time.Now(), calls: map[string]float64{}, objects: r.objects.requests()}
 	for name, stats := range info["Commandstats"] {
 		name = strings.TrimPrefix(name, "cmdstat_")
 		if name == "info" {
@@ -45,7 +47,10 @@ func (r *benchReplicas) work() redisWork {
 // since is what was done since before, without what idle does in that time.
 func (w redisWork) since(before redisWork, idle redisWork) redisWork {
 	seconds := w.at.Sub(before.at).Seconds()
-	out := redisWork{calls: map[string]float64{}, cpu: w.cpu - before.cpu - idle.cpu*seconds}
+	out := redisWork{calls: map[string]float64{}, objects: map[string]float64{}, cpu: w.cpu - before.cpu - idle.cpu*seconds}
+	for method, n := range w.objects {
+		out.objects[method] = n - before.objects[method] - idle.objects[method]*seconds
+	}
 	for name, n := range w.calls {
 		out.calls[name] = n - before.calls[name] - idle.calls[name]*seconds
 	}
@@ -53,7 +58,10 @@ func (w redisWork) since(before redisWork, idle redisWork) redisWork {
 }
 
 func (w redisWork) each(n float64) redisWork {
-	out := redisWork{calls: map[string]float64{}, cpu: w.cpu / n}
+	out := redisWork{calls: map[string]float64{}, objects: map[string]float64{}, cpu: w.cpu / n}
+	for method, c := range w.objects {
+		out.objects[method] = c / n
+	}
 	for name, c := range w.calls {
 		out.calls[name] = c / n
 	}
@@ -67,16 +75,13 @@ func (w redisWork) total() (sum float64) {
 	return sum
 }
 
-// names are the commands that there were at least so many of, the most first.
-func (w redisWork) names(least float64) string {
+// most are those that there were at least so many of, the most first.
+func most(calls map[string]float64, least float64) string {
 	var out []string
-	for _, name := range slices.SortedFunc(maps.Keys(w.calls), func(a, b string) int {
-		if w.calls[a] != w.calls[b] {
-			return int(w.calls[b]*1e6 - w.calls[a]*1e6)
-		}
-		return strings.Compare(a, b)
+	for _, name := range slices.SortedFunc(maps.Keys(calls), func(a, b string) int {
+		return cmp.Or(cmp.Compare(calls[b], calls[a]), strings.Compare(a, b))
 	}) {
-		if n := w.calls[name]; n >= least {
+		if n := calls[name]; n >= least {
 			out = append(out, name+" "+number(n))
 		}
 	}
@@ -106,7 +111,7 @@ func (r *benchReplicas) idle() redisWork {
 		name string
 		redisWork
 	}{{"1 replica", one}, {"3 replicas", three}} {
-		r.printf("| %s | %s | %.1f | %s |\n", l.name, number(l.total()), l.cpu*1e3, l.names(1))
+		r.printf("| %s | %s | %.1f | %s |\n", l.name, number(l.total()), l.cpu*1e3, most(l.calls, 1))
 	}
 	r.printf("\n")
 	return one
@@ -165,7 +170,7 @@ func (r *benchReplicas) commands(idle redisWork) {
 	p.Stop()
 	p.Start(t)
 	known := counted(coldPulls, each(p))
-	r.printf("| a pull (manifest by tag, config, layers), at 1 replica, less its idle commands | commands | CPU, ms | most of them |\n|---|---|---|---|\n")
+	r.printf("| a pull (manifest by tag, config, layers), at 1 replica, less its idle commands | commands | CPU, ms | most of them | requests to the object store |\n|---|---|---|---|---|\n")
 	for _, l := range []struct {
 		name string
 		redisWork
@@ -174,7 +179,7 @@ func (r *benchReplicas) commands(idle redisWork) {
 		{fmt.Sprintf("cold, 3 layers, scanned, of %d", coldPulls), cold},
 		{"known to Redis, but not to this replica, which has just been started", known},
 	} {
-		r.printf("| %s | %s | %.2f | %s |\n", l.name, number(max(0, l.total())), max(0, l.cpu*1e3), l.names(max(0.005, l.total()/20)))
+		r.printf("| %s | %s | %.2f | %s | %s |\n", l.name, number(max(0, l.total())), max(0, l.cpu*1e3), most(l.calls, max(0.005, l.total()/20)), most(l.objects, 0.05))
 	}
 	r.printf("\n")
 	if reads := warmed.reads(); reads > 0.02 {

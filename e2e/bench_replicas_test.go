@@ -25,6 +25,7 @@ type benchReplicas struct {
 	*bench
 	redis    *process
 	client   *redis.Client
+	objects  *objects
 	replicas []*Pratique
 	rounds   int           // how often each count of replicas is asked
 	pairs    int           // how often Redis and SQLite are
@@ -47,10 +48,10 @@ func (b *bench) replicas() {
 	r.client = redis.NewClient(&redis.Options{Addr: addr})
 	t.Cleanup(func() { _ = r.client.Close() })
 	r.redis.waitFor(t, func() error { return r.client.Ping(t.Context()).Err() })
-	o := startObjects(t, "127.0.0.1")
+	r.objects = startObjects(t, "127.0.0.1")
 	for range 3 {
 		extra := fmt.Sprintf("state: {redis: {url: \"redis://%s\"}}\nlog: {level: warn}\n", addr)
-		r.replicas = append(r.replicas, b.startPratique(o.storage("  hot: {maxSize: 2GiB}\n")+extra))
+		r.replicas = append(r.replicas, b.startPratique(r.objects.storage("  hot: {maxSize: 2GiB}\n")+extra))
 	}
 	b.printf("### Several replicas\n\nReplicas on one redis-server %s (`appendfsync everysec`) and one S3 server (versitygw), each with a hot cache,\n"+
 		"all on this machine with their clients: they share its %s, so the rates cannot grow with\nthe replicas here. What a pull costs can be read all the same.\n\n", r.version(), cores())

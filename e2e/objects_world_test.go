@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,6 +25,17 @@ type objects struct {
 	addr    string
 	errors  atomic.Int64 // per mille of requests that fail
 	latency atomic.Int64 // nanoseconds before each request
+	asked   sync.Map     // of each method, how often it was asked (*atomic.Int64)
+}
+
+// requests is how often each method was asked.
+func (o *objects) requests() map[string]float64 {
+	out := map[string]float64{}
+	o.asked.Range(func(method, n any) bool {
+		out[method.(string)] = float64(n.(*atomic.Int64).Load()) //nolint:forcetypeassert // counted below
+		return true
+	})
+	return out
 }
 
 const (
@@ -61,6 +73,12 @@ func startObjects(t *testing.T, host string) *objects {
 		t.Fatal(err)
 	}
 	front := &http.Server{ErrorLog: proxy.ErrorLog, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		method := r.Method
+		if r.URL.Query().Has("list-type") {
+			method = "LIST"
+		}
+		n, _ := o.asked.LoadOrStore(method, new(atomic.Int64))
+		n.(*atomic.Int64).Add(1) //nolint:forcetypeassert // stored above
 		if d := time.Duration(o.latency.Load()); d > 0 {
 			select {
 			case <-time.After(d):

@@ -18,7 +18,7 @@ const historyBatch = 500
 // history records n images' first pull of a day, and then each again by ten nodes.
 func (s *scaleBench) history(n int) {
 	ctx := s.b.Context()
-	record := func(times int) func() error {
+	record := func(times, atOnce int) func() error {
 		return func() error {
 			var batch []store.Pull
 			for i := range n * times {
@@ -30,7 +30,7 @@ func (s *scaleBench) history(n int) {
 					Ref:    pratique.Ref{Registry: "docker.io", Repo: fmt.Sprint("team/app", image/100), Tag: fmt.Sprint("v", image), Digest: digest.FromString(fmt.Sprint("image", image))},
 					Client: fmt.Sprintf("10.1.%d.%d", i/250%4, i%250), At: testTime.Add(time.Duration(i) * time.Millisecond), Outcome: pratique.OutcomeAllow, Verdict: fmt.Sprintf("v-%08x", image),
 				})
-				if len(batch) == historyBatch || i == n*times-1 {
+				if len(batch) == atOnce || i == n*times-1 {
 					if err := s.db.Record(ctx, batch); err != nil {
 						return err
 					}
@@ -40,8 +40,9 @@ func (s *scaleBench) history(n int) {
 			return nil
 		}
 	}
-	s.row("pull, the first of an image on a day, 500 at once", n, record(1))
-	s.row("pull, another of it, 500 at once", 10*n, record(10))
+	s.row("pull, the first of an image on a day, 500 at once", n, record(1, historyBatch))
+	s.row("pull, another of it, 500 at once", 10*n, record(10, historyBatch))
+	s.row("pull, another of it, written alone", 2*n, record(2, 1))
 	s.row("verdict that somebody met", n, func() error {
 		for i := range n {
 			ref := pratique.Ref{Registry: "docker.io", Repo: fmt.Sprint("team/app", i/100), Tag: fmt.Sprint("v", i), Digest: digest.FromString(fmt.Sprint("image", i))}

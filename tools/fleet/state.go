@@ -17,7 +17,7 @@ import (
 )
 
 // state is where a fleet is: DIR/state.db, or a Redis with documents in DIR/storage.
-type state interface {
+type state interface { //nolint:interfacebloat // what fill and update use of it
 	store.Catalog
 	store.Tags
 	store.Pulls
