@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pratique/internal/redis/redistest"
 	"pratique/tools/images"
@@ -19,7 +20,9 @@ func TestRebuild(t *testing.T) {
 	t.Parallel()
 	up := StartUpstream(t)
 	server := redistest.Start(t)
-	extra := startObjects(t, "127.0.0.1").storage("") + fmt.Sprintf("state: {redis: {url: %q}}\n", server.URL())
+	o := startObjects(t, "127.0.0.1")
+	state := server.Client()
+	extra := o.storage("") + fmt.Sprintf("state: {redis: {url: %q}}\n", server.URL())
 	p := StartPratique(t, up, Options{Extra: extra})
 	samples := map[string]bool{images.Clean: true, images.MultiArch: true, images.Vulnerable: false} // served or not
 	pull := func(when string) {
@@ -41,13 +44,29 @@ func TestRebuild(t *testing.T) {
 	rebuild("use the state")
 	p.Stop()
 	rebuild("the target is not empty")
-	links := server.Client().DBSize(t.Context()).Val()
-	if err := server.Client().FlushAll(t.Context()).Err(); err != nil {
+	links := state.DBSize(t.Context()).Val()
+	if err := state.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
 	up.Forget()
+	// Killed in the middle, it goes on where it was, and needs no leave for what it made.
+	o.latency.Store(int64(700 * time.Millisecond))
+	killed := exec.Command(binary(t, "pratique"), "rebuild", "--config", p.config())
+	if err := killed.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); !state.HExists(t.Context(), "pratique:{schema}", "rebuild").Val(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			t.Fatal("it never began")
+		}
+	}
+	_ = killed.Process.Kill()
+	if err := killed.Wait(); err == nil {
+		t.Error("it was at its end already")
+	}
+	o.latency.Store(0)
 	rebuild("links ")
-	if now := server.Client().DBSize(t.Context()).Val(); now == 0 || now > links {
+	if now := state.DBSize(t.Context()).Val(); now == 0 || now > links {
 		t.Errorf("%d keys after it, %d before", now, links)
 	}
 	p.Start(t)

@@ -18,7 +18,7 @@ import (
 
 // RebuildState is a state that can be made anew from documents that it wrote when it
 // linked manifests.
-type RebuildState interface {
+type RebuildState interface { //nolint:interfacebloat // the sum of what a state has and what it notes
 	Image(ctx context.Context, d digest.Digest) (pratique.Image, error)
 	Images(ctx context.Context) iter.Seq2[Known, error]
 	Holders(ctx context.Context, ref pratique.Ref, d digest.Digest) ([]digest.Digest, error)

@@ -83,7 +83,7 @@ func rebuild(ctx context.Context, c *console, cfg config.Config, merge bool) (er
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
+	defer func() { err = errors.Join(err, db.Close()) }() //nolint:contextcheck // it says good-bye in a time of its own
 	if others, err := db.Others(ctx); err != nil {
 		return err
 	} else if others > 0 && !merge {

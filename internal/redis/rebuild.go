@@ -22,8 +22,10 @@ const (
 	// lostField says that the state was found empty while the object store was not:
 	// until it is made anew, Unlinked answers nothing, and so no blob is removed.
 	lostField = "lost"
-	// rebuildField says that it is being made anew.
+	// rebuildField says that it is being made anew, and rebuiltField when it last was:
+	// who used what before is not known (usage.go).
 	rebuildField = "rebuild"
+	rebuiltField = "rebuilt"
 )
 
 // linkFolder holds the documents of links (linkDocument).
@@ -82,7 +84,21 @@ func (db *DB) NoteRebuild(ctx context.Context, began time.Time) error {
 
 // EndRebuild implements store.RebuildState.
 func (db *DB) EndRebuild(ctx context.Context) error {
-	return annotate(db.rdb.HDel(ctx, db.schemaKey(), rebuildField, lostField).Err(), "note of a rebuild")
+	_, err := db.rdb.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+		pipe.HSet(ctx, db.schemaKey(), rebuiltField, nanos(time.Now()))
+		pipe.HDel(ctx, db.schemaKey(), rebuildField, lostField)
+		return nil
+	})
+	return annotate(err, "note of a rebuild")
+}
+
+// rebuiltAt is when the state was last made anew, 0 if never.
+func (db *DB) rebuiltAt(ctx context.Context) (int64, error) {
+	n, err := db.rdb.HGet(ctx, db.schemaKey(), rebuiltField).Int64()
+	if err = missing(err); isMissing(err) {
+		return 0, nil
+	}
+	return n, err
 }
 
 // holding is a key that only a state has that was used.

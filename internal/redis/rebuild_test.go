@@ -208,6 +208,7 @@ func TestRebuild(t *testing.T) {
 		if _, err := db.Unlinked(ctx, []digest.Digest{w.refs[0].Digest}); !errors.Is(err, errLost) {
 			t.Errorf("unlinked blobs of a lost state: %v", err)
 		}
+		began := time.Now()
 		done, err := w.rebuild(ctx, db, false)
 		if err != nil {
 			t.Fatal(err)
@@ -217,6 +218,16 @@ func TestRebuild(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, w.known(db), cmpopts.EquateEmpty()); diff != "" {
 			t.Error("another state: ", diff)
+		}
+		// Nothing counts as unused for longer than it is known to be.
+		uses := 0
+		for use, err := range db.Usage(ctx, nil) {
+			if uses++; err != nil || use.At.Before(began) {
+				t.Fatalf("%+v, %v; want no use before %s", use, err, began)
+			}
+		}
+		if uses == 0 {
+			t.Error("nothing is in use")
 		}
 		// Each image but the one whose bytes are gone is scanned again.
 		jobs := w.jobs(db)

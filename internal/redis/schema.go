@@ -15,7 +15,7 @@ import (
 //	version  the newest schema that was ever written
 //	oldest   the oldest whose releases may still write
 //
-// and, of other files, move (move.go), lost and rebuild (rebuild.go).
+// and, of other files, move (move.go), lost, rebuild and rebuilt (rebuild.go).
 //
 // A release whose schema is above version brings the state forward, step by step,
 // while older releases go on; one whose schema is below oldest does not open it, and

@@ -84,13 +84,18 @@ func (u *usage) read(ctx context.Context) error {
 	return nil
 }
 
-// readImages reads when manifests were seen first and served last.
+// readImages reads when manifests were seen first and served last. One that was not
+// served since the state was made anew may have been a moment before.
 func (u *usage) readImages(ctx context.Context) error {
+	rebuilt, err := u.db.rebuiltAt(ctx)
+	if err != nil {
+		return err
+	}
 	for n := range partitions {
 		if err := u.db.scanned(ctx, u.db.key(partNumber(n), "firsts"), func(d, v string) error {
 			seen, _, err := unpackFirst(v)
 			if u.images[d] == nil { // a scan may give a field twice
-				u.images[d] = &used{digest: long(d), at: seen}
+				u.images[d] = &used{digest: long(d), at: max(seen, rebuilt)}
 			}
 			return err
 		}); err != nil {
