@@ -14,7 +14,8 @@ import (
 // other (`pratique migrate` would move between them).
 const layout = 1
 
-// schema is the version of what this release writes, within the layout: schema.go.
+// schema is the version of what this release writes, within the layout: schema.go. A
+// state of each that was released is in testdata, and is never written anew.
 const schema = 1
 
 // partitions is how many parts the state has. Keys of one part share a hash tag,
