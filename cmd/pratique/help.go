@@ -46,8 +46,8 @@ Usage: pratique COMMAND [flags] [arguments]
 		_, _ = fmt.Fprintf(w, "  %-17s %s\n", cmd.name, cmd.short)
 	}
 	_, _ = fmt.Fprint(w, `
-pratique help COMMAND tells more. The commands other than serve, config, nodes
-and version ask the server at --server, PRATIQUE_SERVER or http://127.0.0.1:5001.
+pratique help COMMAND tells more. The commands other than serve, rebuild, migrate,
+config, nodes and version ask the server at --server, PRATIQUE_SERVER or http://127.0.0.1:5001.
 `)
 }
 

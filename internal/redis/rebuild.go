@@ -162,10 +162,10 @@ func (db *DB) noteLost(ctx context.Context) error {
 	return nil
 }
 
-// ensureKept fails when the state was lost, or is being lost now.
+// ensureKept fails when the state was lost, is being lost now or made anew.
 func (db *DB) ensureKept(ctx context.Context) error {
-	found, err := db.rdb.HMGet(ctx, db.schemaKey(), "version", lostField).Result()
-	if err == nil && (found[0] == nil || found[1] != nil) {
+	found, err := db.rdb.HMGet(ctx, db.schemaKey(), "version", lostField, rebuildField).Result()
+	if err == nil && (found[0] == nil || found[1] != nil || found[2] != nil) {
 		err = errLost
 	}
 	return err

@@ -374,6 +374,48 @@ func TestRebuildLeavesOutWhatIsDamaged(t *testing.T) {
 	}
 }
 
+// An object store that stops answering ends it: nothing is left out for that, and the
+// state goes on being one that was lost.
+func TestRebuildStopsWithTheObjectStore(t *testing.T) {
+	w, ctx := newRebuilt(t, single()), t.Context()
+	db := w.replica()
+	w.fill(db, 3)
+	w.lose(db)
+	for what, docs := range map[string]store.Documents{"documents": unread{w.blobs}, "names": cutNames{w.blobs}} {
+		db := w.replica(func(c *Config) { c.Moving, c.Documents = true, docs }) // opened before it stopped
+		if done, err := w.rebuild(ctx, db, true); !errors.Is(err, store.ErrUnreachable) || len(done.Left) > 0 {
+			t.Errorf("%s: %+v, %v", what, done, err)
+		}
+		if _, err := db.Unlinked(ctx, []digest.Digest{w.refs[0].Digest, digest.FromString("loose")}); !errors.Is(err, errLost) && !errors.Is(err, store.ErrUnreachable) {
+			t.Errorf("%s: half made: %v", what, err)
+		}
+	}
+	db = w.replica()
+	if done, err := w.rebuild(ctx, db, false); err != nil || !done.Resumed {
+		t.Errorf("when it answers: %+v, %v", done, err)
+	}
+}
+
+type unread struct{ store.Documents }
+
+func (unread) Document(context.Context, string) ([]byte, error) {
+	return nil, fmt.Errorf("document: %w", store.ErrUnreachable)
+}
+
+// cutNames fails after the first name.
+type cutNames struct{ store.Documents }
+
+func (c cutNames) DocumentNames(ctx context.Context, folder string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for name := range c.Documents.DocumentNames(ctx, folder) {
+			if yield(name, nil) {
+				yield("", store.ErrUnreachable)
+			}
+			return
+		}
+	}
+}
+
 // TestLostWhileItRuns: a Redis that was emptied under a replica has no blob removed.
 func TestLostWhileItRuns(t *testing.T) {
 	w, ctx := newRebuilt(t, single()), t.Context()
