@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -52,6 +53,7 @@ func TestRebuild(t *testing.T) {
 	// Killed in the middle, it goes on where it was, and needs no leave for what it made.
 	o.latency.Store(int64(700 * time.Millisecond))
 	killed := exec.Command(binary(t, "pratique"), "rebuild", "--config", p.config())
+	killed.Env = append(os.Environ(), "TMPDIR="+workdir(t, "killed"))
 	if err := killed.Start(); err != nil {
 		t.Fatal(err)
 	}
