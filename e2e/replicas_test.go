@@ -345,11 +345,16 @@ func redisStopped(t *testing.T, w *pair) {
 	for at, p := range w.both() {
 		asking.Go(func() {
 			for name, want := range map[string]int{served: http.StatusOK, refused: http.StatusForbidden} {
-				if r := <-p.pull(name); r.status != want {
+				began := time.Now()
+				r := <-p.pull(name)
+				t.Logf("%s at %s: %d after %v", name, at, r.status, time.Since(began).Round(time.Millisecond))
+				if r.status != want {
 					t.Errorf("%s at %s without Redis: %d %s, want %d", name, at, r.status, r.body, want)
 				}
 			}
+			began := time.Now()
 			res, err := http.Get("http://" + p.Registry + "/v2/docker.io/update/" + cold + "/manifests/1")
+			t.Logf("a new image at %s: answered after %v", at, time.Since(began).Round(time.Millisecond))
 			if err != nil {
 				t.Error(err)
 				return
@@ -362,8 +367,10 @@ func redisStopped(t *testing.T, w *pair) {
 	}
 	asking.Wait()
 	resume()
+	began := time.Now()
 	for _, p := range w.both() {
 		p.becomes(t, "update/"+cold+":1", http.StatusOK, 60*time.Second)
+		t.Logf("served %v after Redis went on", time.Since(began).Round(time.Millisecond))
 		select {
 		case <-p.server.done:
 			t.Error("a replica ended")
