@@ -57,6 +57,9 @@ type CacheConfig struct {
 	// Reach tells whether the state answers. While it does not, manifests that are not
 	// known here are not fetched: they could not be recorded. If nil, it always does.
 	Reach store.Reach
+	// Stamps tell when what is known of a manifest may have become another: a state
+	// that others share can lose what was written last. If nil, what is known stays so.
+	Stamps store.Stamper
 	// DiskFull is told when a write failed for want of space, and reports whether
 	// room will be made. It must not block. If nil, none is.
 	DiskFull func() bool
@@ -114,7 +117,7 @@ type Cache struct {
 
 	reach *reach
 
-	manifests *lru[pratique.Ref, Manifest] // by repository and digest
+	manifests *lru[pratique.Ref, keptManifest] // by repository and digest
 	// answers of upstreams that could not be recorded, by repository and tag
 	unrecorded *lru[pratique.Ref, store.TagState]
 	flights    singleflight.Group
@@ -134,7 +137,7 @@ func NewCache(upstreams map[string]Upstream, blobs *store.Blobs, catalog store.C
 		tags:      tags,
 		cfg:       cfg,
 		metrics:   newCacheMetrics(cfg.Metrics),
-		manifests: newLRU[pratique.Ref](cfg.ManifestMemory, func(m Manifest) int64 { return int64(2*len(m.Raw)) + 1024 }),
+		manifests: newLRU[pratique.Ref](cfg.ManifestMemory, func(m keptManifest) int64 { return int64(2*len(m.Raw)) + 1024 }),
 		reach:     &reach{state: cfg.Reach},
 
 		unrecorded: newLRU[pratique.Ref](10_000, func(store.TagState) int64 { return 1 }),

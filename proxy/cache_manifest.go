@@ -60,8 +60,10 @@ func (c *Cache) byDigest(ctx context.Context, up Upstream, ref pratique.Ref) (Ma
 // they are fetched again.
 func (c *Cache) local(ctx context.Context, ref pratique.Ref) (Manifest, error) {
 	key := contentKey(ref, ref.Digest)
-	if m, ok := c.manifests.get(key); ok {
-		return m, nil
+	stamp := c.stamp(ref.Digest)
+	kept, here := c.manifests.get(key)
+	if here && (kept.stamp == stamp || c.reach.away()) {
+		return kept.Manifest, nil
 	}
 	holders, err := c.catalog.Holders(ctx, ref, ref.Digest)
 	if err != nil {
@@ -73,6 +75,11 @@ func (c *Cache) local(ctx context.Context, ref pratique.Ref) (Manifest, error) {
 	img, err := c.catalog.Image(ctx, ref.Digest)
 	if err != nil {
 		return Manifest{}, c.state(err)
+	}
+	if here { // bytes do not change
+		kept.stamp = stamp
+		c.manifests.put(key, kept)
+		return kept.Manifest, nil
 	}
 	raw, err := c.blobs.ReadAll(ctx, ref.Digest, pratique.MaxManifestSize)
 	switch {
@@ -86,8 +93,22 @@ func (c *Cache) local(ctx context.Context, ref pratique.Ref) (Manifest, error) {
 		return Manifest{}, c.storage(err)
 	}
 	m := Manifest{Image: img, Raw: raw, Hit: true}
-	c.manifests.put(key, m)
+	c.manifests.put(key, keptManifest{m, stamp})
 	return m, nil
+}
+
+// keptManifest is a manifest that its repository was known to hold at a stamp.
+type keptManifest struct {
+	Manifest
+
+	stamp uint64
+}
+
+func (c *Cache) stamp(d digest.Digest) uint64 {
+	if c.cfg.Stamps == nil {
+		return 0
+	}
+	return c.cfg.Stamps.Stamp(d)
 }
 
 // keep stores verified bytes and then says so: bytes, link, and (by the caller)
@@ -104,6 +125,7 @@ func (c *Cache) keep(ctx context.Context, ref pratique.Ref, mediaType string, ra
 	if err := c.catalog.Link(ctx, ref, img, c.cfg.Now()); err != nil {
 		return Manifest{}, c.state(err)
 	}
+	stamp := c.stamp(img.Digest)
 	// Read back for FirstSeen, which only the catalog knows.
 	if img, err = c.catalog.Image(ctx, img.Digest); err != nil {
 		return Manifest{}, c.state(err)
@@ -111,7 +133,7 @@ func (c *Cache) keep(ctx context.Context, ref pratique.Ref, mediaType string, ra
 	m := Manifest{Image: img, Raw: raw}
 	hit := m
 	hit.Hit = true
-	c.manifests.put(contentKey(ref, img.Digest), hit)
+	c.manifests.put(contentKey(ref, img.Digest), keptManifest{hit, stamp})
 	return m, nil
 }
 

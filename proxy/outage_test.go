@@ -14,6 +14,7 @@ import (
 	"pratique"
 	"pratique/internal/sqlite"
 	"pratique/proxy"
+	"pratique/proxy/proxytest"
 	"pratique/store"
 )
 
@@ -82,6 +83,26 @@ func TestLateSilence(t *testing.T) {
 				t.Errorf("the state was asked afterwards: %v", calls)
 			}
 		})
+	}
+}
+
+// A state that lost what was written last, or all of it: what this process remembers of
+// manifests does not keep them from being known again.
+func TestStateThatForgot(t *testing.T) {
+	r := newReplica(t)
+	r.warm()
+	r.remote.backend = &memory{State: proxytest.NewState()}
+	r.remote.stamps.All()
+	r.report(r.good)
+	r.report(r.bad, leaked)
+	for range 2 {
+		r.want("manifests/"+r.good.String(), http.StatusOK)
+		r.want(r.layer("good"), http.StatusOK)
+		r.want("manifests/"+r.bad.String(), http.StatusForbidden)
+		r.want(r.layer("bad"), http.StatusForbidden)
+	}
+	if _, err := r.remote.backend.Image(t.Context(), r.good); err != nil {
+		t.Errorf("the state knows no such manifest: %v", err)
 	}
 }
 
@@ -280,7 +301,7 @@ func TestOutageOpensNothing(t *testing.T) {
 				{"manifests/" + r.fresh.String(), 503},
 				{"manifests/" + r.late.String(), 503},
 				{r.layer("late"), 503},
-				{"blobs/" + r.bad.String(), 503},
+				{"blobs/" + r.bad.String(), tt.bad},
 			} {
 				r.want(a.path, a.status)
 			}

@@ -183,7 +183,11 @@ func (r *remote) Link(ctx context.Context, ref pratique.Ref, img pratique.Image,
 }
 
 func (r *remote) SetTag(ctx context.Context, ref pratique.Ref, s store.TagState) error {
-	defer r.stamps.Changed(store.TagKey(ref), s.Digest)
+	told := []digest.Digest{store.TagKey(ref)}
+	if before, err := r.backend.Tag(ctx, ref); err != nil || before.Digest != s.Digest {
+		told = append(told, s.Digest)
+	}
+	defer r.stamps.Changed(told...)
 	if err := r.called("SetTag"); err != nil {
 		return err
 	}
@@ -314,7 +318,7 @@ func newReplicaOver(t *testing.T, state backend, p *pulled, change ...func(*prox
 		t.Fatal(err)
 	}
 	catalog := proxy.RememberCatalog(r.remote, r.remote)
-	r.startOver(catalog, proxy.RememberTags(r.remote, r.remote), func(cfg *proxy.CacheConfig) { cfg.Reach = r.remote })
+	r.startOver(catalog, proxy.RememberTags(r.remote, r.remote), func(cfg *proxy.CacheConfig) { cfg.Reach, cfg.Stamps = r.remote, r.remote })
 	names, err := proxy.NewUpstreamIndex(map[string]string{"lab": r.lab.URL, "hub": r.hub.URL})
 	if err != nil {
 		t.Fatal(err)

@@ -42,8 +42,9 @@ func cacheConfig(cfg config.Config, room *eviction, state state, log *slog.Logge
 	stale := cfg.Cache.StaleIfError
 	var leases store.Leases // of a state of its own, a process needs none
 	var reach store.Reach
+	var stamps store.Stamper
 	if cfg.State.Redis.URL != "" {
-		leases, reach = state, state
+		leases, reach, stamps = state, state, state
 	}
 	orNever := func(d time.Duration) time.Duration {
 		if d == 0 {
@@ -58,6 +59,7 @@ func cacheConfig(cfg config.Config, room *eviction, state state, log *slog.Logge
 		DiskFull:     room.DiskFull,
 		Leases:       leases,
 		Reach:        reach,
+		Stamps:       stamps,
 		Log:          log,
 		Metrics:      metrics,
 	}
