@@ -54,7 +54,7 @@ func (b *bench) replicas() {
 		r.replicas = append(r.replicas, b.startPratique(r.objects.storage("  hot: {maxSize: 2GiB}\n")+extra))
 	}
 	b.printf("### Several replicas\n\nReplicas on one redis-server %s (`appendfsync everysec`) and one S3 server (versitygw), each with a hot cache,\n"+
-		"all on this machine with their clients: they share its %s, so the rates cannot grow with\nthe replicas here. What a pull costs can be read all the same.\n\n", r.version(), cores())
+		"all on this machine with their clients: they share its %s, so rates do not tell what replicas\non machines of their own give. What a request costs, for all processes together, tells more.\n\n", r.version(), cores())
 	r.rates()
 	idle := r.idle()
 	r.commands(idle)
