@@ -42,6 +42,28 @@ func (l *lru[K, V]) get(key K) (V, bool) {
 	return e.value, true
 }
 
+// latest returns up to n keys whose values are wanted, the most recent first.
+func (l *lru[K, V]) latest(n int, want func(K, V) bool) []K {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []K
+	for e := l.ends.next; e != &l.ends && len(out) < n; e = e.next {
+		if want(e.key, e.value) {
+			out = append(out, e.key)
+		}
+	}
+	return out
+}
+
+// forget removes key if its value is unwanted still.
+func (l *lru[K, V]) forget(key K, unwanted func(K, V) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e, ok := l.items[key]; ok && unwanted(key, e.value) {
+		l.remove(key)
+	}
+}
+
 // put remembers a value, unless it alone would take more than half of the room.
 func (l *lru[K, V]) put(key K, value V) {
 	e := &lruEntry[K, V]{key: key, value: value, weight: l.weight(value)}

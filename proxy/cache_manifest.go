@@ -142,6 +142,9 @@ func (c *Cache) keep(ctx context.Context, ref pratique.Ref, mediaType string, ra
 func (c *Cache) byTag(ctx context.Context, up Upstream, ref pratique.Ref) (Manifest, error) {
 	state, err := c.tagState(ctx, ref)
 	if err != nil {
+		if m, e := c.unheard(ctx, up, ref, err); e == nil {
+			return m, nil
+		}
 		return Manifest{}, err
 	}
 	now := c.cfg.Now()
@@ -201,6 +204,30 @@ func (c *Cache) revalidate(ctx context.Context, up Upstream, ref pratique.Ref, s
 			Digest: img.Digest, MediaType: img.MediaType, Size: img.Size, CheckedAt: asked, ChangedAt: asked,
 		})
 		return m, nil
+	})
+}
+
+// unheard serves a tag of which the state does not say what it names: the upstream
+// does, and its manifest may be here.
+func (c *Cache) unheard(ctx context.Context, up Upstream, ref pratique.Ref, err error) (Manifest, error) {
+	if !errors.Is(err, errStateAway) {
+		return Manifest{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.RevalidateTimeout)
+	defer cancel()
+	return once(ctx, c, "unheard "+ref.Repository()+":"+ref.Tag, func(ctx context.Context) (Manifest, error) {
+		asked := c.cfg.Now()
+		d, err := up.Resolve(ctx, ref.Repo, ref.Tag)
+		if err != nil {
+			return Manifest{}, err
+		}
+		m, err := c.local(ctx, ref.At(d.Digest))
+		if err == nil {
+			c.unrecorded.put(tagKey(ref), store.TagState{
+				Digest: d.Digest, MediaType: m.Image.MediaType, Size: m.Image.Size, CheckedAt: asked, ChangedAt: asked,
+			})
+		}
+		return m, err
 	})
 }
 

@@ -135,6 +135,7 @@ type gateMetrics struct {
 	decisions *prometheus.CounterVec
 	allowed   prometheus.Counter // of decisions, looked up once
 	recalled  prometheus.Counter
+	renewed   prometheus.Counter
 	last      prometheus.Counter // of recalled, those given again while the state was away
 	waited    prometheus.Histogram
 	gathered  prometheus.Histogram
@@ -162,6 +163,10 @@ func newGateMetrics(reg prometheus.Registerer, state *reach) *gateMetrics {
 		recalled: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pratique_gate_recalled_total",
 			Help: "Decisions for which an earlier verdict still stood.",
+		})),
+		renewed: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pratique_gate_renewed_total",
+			Help: "Verdicts made anew before anybody asked, because what they stood on had changed.",
 		})),
 		last: registerCollector(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pratique_gate_served_last_total",

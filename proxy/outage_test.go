@@ -86,6 +86,74 @@ func TestLateSilence(t *testing.T) {
 	}
 }
 
+// What was decided is decided anew before the state goes away, though nobody asked
+// again: for better and for worse.
+func TestRenew(t *testing.T) {
+	for name, renewed := range map[string]bool{"renewed": true, "nobody renewed": false} {
+		t.Run(name, func(t *testing.T) {
+			r := newReplica(t)
+			r.want("manifests/good", http.StatusOK) // once, as most images are
+			r.want(r.layer("good"), http.StatusOK)
+			r.want("manifests/bad", http.StatusForbidden)
+			r.report(r.good)
+			r.report(r.bad)
+			r.report(r.late)
+			r.remote.stamps.Changed(store.TagKey(pratique.Ref{Registry: "lab", Repo: "app", Tag: "good"}))
+			good, bad := http.StatusServiceUnavailable, http.StatusServiceUnavailable
+			if renewed {
+				good, bad = http.StatusOK, http.StatusOK
+				if n := r.gate.Renew(t.Context()); n != 3 {
+					t.Errorf("%d made anew, want 3", n)
+				}
+				if n := r.gate.Renew(t.Context()); n != 0 {
+					t.Errorf("%d made anew again", n)
+				}
+			}
+			r.remote.away()
+			if n := r.gate.Renew(t.Context()); n != 0 {
+				t.Errorf("%d made anew while the state is away", n)
+			}
+			r.want("manifests/good", good)
+			r.want(r.layer("good"), good)
+			r.want("manifests/bad", bad)
+			r.want("manifests/late", http.StatusServiceUnavailable)
+		})
+	}
+	t.Run("worse", func(t *testing.T) {
+		r := newReplica(t)
+		r.warm()
+		r.report(r.good, leaked)
+		r.gate.Renew(t.Context())
+		r.remote.away()
+		r.want("manifests/good", http.StatusForbidden)
+		r.want("manifests/"+r.good.String(), http.StatusForbidden)
+		if a := r.do(http.MethodGet, r.layer("good")); a.status == http.StatusOK {
+			t.Error("its layer is served")
+		}
+	})
+	t.Run("another policy", func(t *testing.T) {
+		r := newReplica(t)
+		r.warm()
+		r.policies.use(t, laxRules)
+		r.gate.Renew(t.Context())
+		r.remote.away()
+		r.want("manifests/bad", http.StatusOK)
+	})
+	t.Run("the state stops answering", func(t *testing.T) {
+		r := newReplica(t)
+		r.warm()
+		r.remote.stamps.All()
+		r.remote.silent()
+		if n := r.gate.Renew(t.Context()); n != 0 {
+			t.Errorf("%d made anew", n)
+		}
+		r.remote.back()
+		if n := r.gate.Renew(t.Context()); n == 0 {
+			t.Error("what was to be made anew is forgotten")
+		}
+	})
+}
+
 // A state that lost what was written last, or all of it: what this process remembers of
 // manifests does not keep them from being known again.
 func TestStateThatForgot(t *testing.T) {
@@ -169,7 +237,11 @@ func TestStateAway(t *testing.T) {
 					t.Errorf("HEAD of what is not known: %d; want a bare 200, as of all that is not decided", a.status)
 				}
 			}
-			r.lab.Expect()
+			if mode == proxy.FailureServeLast { // what a tag names may be here under its digest
+				r.lab.Expect(slices.Concat(slices.Repeat([]string{"HEAD /v2/app/manifests/fresh"}, 4), slices.Repeat([]string{"HEAD /v2/app/manifests/late"}, 2))...)
+			} else {
+				r.lab.Expect()
+			}
 			if calls := r.remote.asked(); len(calls) > 0 {
 				t.Errorf("the state was asked %v", calls)
 			}

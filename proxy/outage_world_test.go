@@ -298,6 +298,7 @@ type replica struct {
 	remote     *remote
 	policies   onePolicy
 	exceptions *exception.Exceptions
+	gate       *proxy.Gate
 	handler    http.Handler
 
 	good, bad, fresh, late digest.Digest // lab/app:good, …
@@ -330,8 +331,8 @@ func newReplicaOver(t *testing.T, state backend, p *pulled, change ...func(*prox
 	for _, f := range change {
 		f(&cfg)
 	}
-	gate := proxy.NewGate(r.Cache, r.remote, catalog, &r.policies, cfg)
-	r.handler = proxy.NewServer(gate, proxy.ServerConfig{Upstreams: names, BareHead: true, Log: slog.New(slog.DiscardHandler)})
+	r.gate = proxy.NewGate(r.Cache, r.remote, catalog, &r.policies, cfg)
+	r.handler = proxy.NewServer(r.gate, proxy.ServerConfig{Upstreams: names, BareHead: true, Log: slog.New(slog.DiscardHandler)})
 	for i, name := range []string{"good", "bad", "fresh", "late"} {
 		r.layers[name] = noise(byte(10+i), 50_000)
 	}

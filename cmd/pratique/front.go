@@ -73,6 +73,23 @@ func (l *live) put(cfg config.Config, policies *policy.Set, ups *upstreams) {
 	l.facts.lineage.Reconsider() // other policies may let other versions through
 }
 
+// renewEvery is how long a verdict that lost its ground may be missing in an outage.
+const renewEvery = time.Second
+
+// renewing keeps what was decided decided, for the time when nothing can be.
+func (l *live) renewing(ctx context.Context) error {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			l.current.Load().gate.Renew(ctx)
+		}
+	}
+}
+
 // handler answers by the front in use: open while the process runs, closed
 // while it stops.
 func (l *live) handler() *proxy.Drain {

@@ -195,6 +195,9 @@ func assemble(ctx context.Context, cfg config.Config, p process, parts *rungroup
 	parts.Add(front.facts.parts...)
 	parts.Add(others.follow(scans, front.facts.exceptions, reports, log))
 	front.put(cfg, policies, upstreams)
+	if front.reach != nil {
+		parts.Add(rungroup.Part{Name: "renewal", Run: untilStopped(front.renewing)})
+	}
 	events, err := newEvents(cfg, state, front, matcher, reports, log, metrics)
 	if err != nil {
 		return err
