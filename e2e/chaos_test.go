@@ -224,9 +224,11 @@ func (f *fleet) judge(t *testing.T, l *chaosLoad, phases []phase) *judged {
 			t.Errorf("%s: %d of %d pulls of what a replica had decided on were answered with 503 (serve-last)", ph.name, lost, asked)
 		}
 		for _, p := range l.between(ph.from, ph.to) {
-			after := n > 0 && p.at < ph.from+slack && phases[n-1].allows(p)
-			into := n+1 < len(phases) && p.at+p.took >= ph.to && phases[n+1].allows(p)
-			if !after && !into && !ph.allows(p) {
+			explained := ph.allows(p) || n > 0 && p.at < ph.from+slack && phases[n-1].allows(p)
+			for _, later := range phases[n+1:] {
+				explained = explained || p.at+p.took >= later.from && later.allows(p)
+			}
+			if !explained {
 				key := fmt.Sprintf("%s: replica %d: %s: %s", ph.name, p.replica+1, outcomeNames[p.outcome], firstLine(p.said))
 				if said[key]++; said[key] == 1 {
 					t.Errorf("at %v (pull took %v) in %s", p.at.Round(time.Millisecond), p.took.Round(time.Millisecond), key)

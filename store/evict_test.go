@@ -367,7 +367,15 @@ func TestLedgerIsRight(t *testing.T) {
 						if err := b.Delete(ctx, d); err != nil && !errors.Is(err, pratique.ErrNotFound) {
 							t.Error(err)
 						}
-					} else if err := b.Put(ctx, d, content); err != nil {
+						continue
+					}
+					err := b.Put(ctx, d, content)
+					// The server of these tests keeps objects in directories, and may lose one
+					// that it removes as empty while this comes.
+					for n := 0; n < 5 && errors.Is(err, store.ErrObjects); n++ {
+						err = b.Put(ctx, d, content)
+					}
+					if err != nil {
 						t.Error(err)
 					}
 				}
