@@ -108,7 +108,7 @@ func (c *judged) plot() string {
 	width := left + float64(n)*column + 20
 	y := func(k int) float64 { return float64(k) / float64(most) * height }
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="sans-serif" font-size="11">`+"\n", max(width, 620), top+height+60)
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="sans-serif" font-size="11">`+"\n", max(width+150, 620), top+height+60) // the last name is long
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="#ffffff"/>`+"\n")
 	for _, ph := range c.phases {
 		if ph.d == nil {
