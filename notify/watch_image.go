@@ -137,6 +137,9 @@ func (w *Watcher) allImages(ctx context.Context, now time.Time, hint string, eve
 			return err
 		}
 		if !every && w.unmoved(known.Image.Digest, version) {
+			if err := pace.step(ctx); err != nil { // the list is work as well
+				return err
+			}
 			continue
 		}
 		if part = append(part, known); len(part) == chunk {
